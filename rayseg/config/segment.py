@@ -1,0 +1,121 @@
+"""Settings of the main job: which images, which model, where to, and how much of the machine.
+
+`identity()` holds what decides the result; a folder of results belongs to one identity. The rest may change between a run
+and its resumption.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from rayseg.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class SegmentSettings:
+    """One run of `rayseg segment`.
+
+    Attributes:
+        source: file, folder, glob, manifest (.txt, .csv, .parquet) or fsspec URL such as s3://bucket/prefix.
+        out: folder or URL the tables are written to.
+        model: inference model directory, or `fake:...` for tests.
+        threshold: smallest score of an object that is kept; None takes the model's own.
+        backend: engine of the predictors: auto, paddle, paddle-onednn, eager or fake.
+        device: auto, cpu or gpu.
+        max_pixels: an image with more is a failed row; it is refused from its header, never decoded.
+        allow_truncated: take what can be decoded of a file that ends early instead of failing it.
+        max_failures: the job stops above this many failed images: a count such as "20" or a share such as "1%"; None never stops.
+        save_label_maps: also write an index PNG for each image (semantic models).
+        predictors: how many predictors run: "4", "1:8" (at least one, at most eight), or auto.
+        gpus_per_predictor: GPUs each predictor is pinned to, fractions allowed; None is 1 where there are GPUs, else 0.
+        threads_per_predictor: threads of a CPU predictor; None shares the cores out.
+        batch_size: images given to the network at once, at most.
+        chunk_images: images in one file of results; None chooses from the size of the archive. Fixed once planned.
+        decode_timeout_s: a file whose decoding takes longer is a failed row.
+        fetch_attempts: how often reading a file is tried when the storage fails in passing.
+        manifest_column: column of a CSV or Parquet manifest that holds the paths; None finds it.
+        source_options: fsspec options of the source, such as endpoint_url, key, secret, anon.
+        out_options: the same for the output; None takes the source's when both have the same protocol.
+    """
+
+    source: str
+    out: str
+    model: str
+    threshold: float | None = None
+    backend: str = "auto"
+    device: str = "auto"
+    max_pixels: int = 500_000_000
+    allow_truncated: bool = False
+    max_failures: str | None = None
+    save_label_maps: bool = False
+    predictors: str = "auto"
+    gpus_per_predictor: float | None = None
+    threads_per_predictor: int | None = None
+    batch_size: int = 8
+    chunk_images: int | None = None
+    decode_timeout_s: float = 60.0
+    fetch_attempts: int = 6
+    manifest_column: str | None = None
+    source_options: dict[str, Any] = field(default_factory=dict)
+    out_options: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise ConfigError(f"threshold must lie in [0, 1], got {self.threshold}")
+        for name in ("max_pixels", "batch_size", "fetch_attempts"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("chunk_images", "threads_per_predictor"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}")
+        if self.backend not in ("auto", "paddle", "paddle-onednn", "eager", "fake"):
+            raise ConfigError(f"backend {self.backend!r} is unknown; use auto, paddle, paddle-onednn, eager or fake")
+        if self.device not in ("auto", "cpu", "gpu"):
+            raise ConfigError(f"device {self.device!r} is unknown; use auto, cpu or gpu")
+        if self.gpus_per_predictor is not None and not 0 <= self.gpus_per_predictor < math.inf:
+            raise ConfigError(f"gpus_per_predictor must be a number and not negative, got {self.gpus_per_predictor}")
+        if self.device == "cpu" and self.gpus_per_predictor:
+            raise ConfigError(f"device cpu contradicts gpus_per_predictor {self.gpus_per_predictor}; drop one of them")
+        if not 0 < self.decode_timeout_s < math.inf:
+            raise ConfigError(f"decode_timeout_s must be a number above 0, got {self.decode_timeout_s}")
+        self.predictor_range()
+        self.failure_limit(1)
+
+    def predictor_range(self) -> tuple[int, int] | None:
+        """(least, most) predictors, or None for auto.
+
+        Raises:
+            ConfigError: neither auto, N nor MIN:MAX.
+        """
+        if self.predictors == "auto":
+            return None
+        found = re.fullmatch(r"(\d+)(?::(\d+))?", self.predictors)
+        low, high = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+        if not 1 <= low <= high:
+            raise ConfigError(
+                f"predictors {self.predictors!r}: expected auto, a number, or MIN:MAX with 1 <= MIN <= MAX"
+            )
+        return low, high
+
+    def failure_limit(self, planned: int) -> int | None:
+        """How many failed images are tolerated out of `planned`; None without a limit.
+
+        Raises:
+            ConfigError: neither a count nor a percentage.
+        """
+        if self.max_failures is None:
+            return None
+        found = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)%", self.max_failures)
+        if not found or (found[2] and Fraction(found[2]) > 100):
+            raise ConfigError(f"max_failures {self.max_failures!r}: expected a count such as 20 or a share such as 1%")
+        return int(found[1]) if found[1] else int(Fraction(found[2]) * planned / 100)
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the rows of the result, as JSON values."""
+        names = ("source", "threshold", "max_pixels", "allow_truncated", "save_label_maps", "manifest_column")
+        return {name: getattr(self, name) for name in names}

@@ -1,0 +1,1 @@
+"""Small layers that several detection networks are built from."""

@@ -1,0 +1,1 @@
+"""Instance segmentation networks, one family to a group of files."""

@@ -1,0 +1,1 @@
+"""Semantic segmentation networks: one file per family with network, loss and named builders."""

@@ -1,0 +1,22 @@
+"""Losses of semantic networks: logits and a label map in, one scalar out."""
+
+from __future__ import annotations
+
+import paddle
+import paddle.nn.functional as F
+
+
+def cross_entropy(logits: paddle.Tensor, labels: paddle.Tensor, *, ignore_index: int = 255) -> paddle.Tensor:
+    """Mean of -log softmax over the labelled pixels of the whole batch; 0 where no pixel is labelled.
+
+    Args:
+        logits: float32 [N, C, H, W].
+        labels: integer [N, H, W], classes 0 to C - 1 or `ignore_index`.
+
+    Returns:
+        float32 scalar. The count of pixels is guarded by 1e-8 as in PaddleSeg, whose numbers it equals.
+    """
+    labels = labels.astype("int64")
+    per_pixel = F.cross_entropy(logits, labels.unsqueeze(1), axis=1, ignore_index=ignore_index, reduction="none")
+    labelled = (labels != ignore_index).astype(per_pixel.dtype)
+    return (per_pixel.squeeze(1) * labelled).mean() / (labelled.mean() + 1e-8)

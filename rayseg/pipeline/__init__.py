@@ -1,0 +1,1 @@
+"""The main job: list -> plan -> (plan - ledger) -> fetch + decode -> predict -> encode -> write. `job.py` shows it on one page."""

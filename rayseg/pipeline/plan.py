@@ -1,0 +1,247 @@
+"""The plan: the table of all units of a job, written before any work starts, by tasks, so that no archive passes the driver.
+
+Listing tasks walk folders and write runs of units, each row with a bucket (the low bits of its id). Merging tasks take some buckets each from
+every run, drop doubles, sort by uri and write shards of at most SHARD_UNITS rows. A shard's rows, in order, fall into chunks: the
+images of one commit. Chunk borders depend on the plan alone, so every run of a job cuts the same chunks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+
+from rayseg.errors import SourceError
+from rayseg.pipeline.sources import Source, expand, read_manifest
+from rayseg.pipeline.storage import Store
+from rayseg.tables import PLAN, Unit, plan_table
+
+log = logging.getLogger(__name__)
+
+SHARD_UNITS = 16_384
+CHUNK_BYTES = 64 * 2**20
+_BUCKETS = 64
+_MERGE_UNITS = 200_000
+_LIST_UNITS = 50_000
+_RUNS = "plan/.runs"
+_TASK_CPUS = 0.5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What job.json keeps of a plan.
+
+    Attributes:
+        units: rows in all shards.
+        shards: names of the shards, such as "00-00003"; the file is plan/<name>.parquet.
+        digest: sha256 over the ids in order.
+        chunk_images: most units in one chunk.
+        duplicates: units that were listed more than once and dropped.
+    """
+
+    units: int
+    shards: tuple[str, ...]
+    digest: str
+    chunk_images: int
+    duplicates: int
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Units that are committed together. The name is a function of the units, so a repeated task overwrites itself."""
+
+    name: str
+    units: tuple[Unit, ...]
+
+
+def write_plan(
+    source: Source,
+    store: Store,
+    *,
+    chunk_images: int | None,
+    parallelism: int,
+    report: Callable[[int], None] = lambda n: None,
+) -> Plan:
+    """List the source and write plan/.
+
+    Args:
+        chunk_images: most units in a chunk; None takes a 64th of the archive, between 8 and 128.
+        parallelism: listing tasks at a time.
+        report: told the number of units found so far.
+
+    Raises:
+        SourceError: the source holds nothing, or two units share an id.
+    """
+    store.delete_folder("plan")
+    runs, listed = _list(source, store, parallelism, report)
+    if listed == 0:
+        raise SourceError(f"{', '.join(source.roots)}: nothing to do: no file there (hidden files do not count)")
+    groups = min(_BUCKETS, -(-listed // _MERGE_UNITS))
+    merge = ray.remote(num_cpus=_TASK_CPUS)(_merge_group)
+    edges = [round(i * _BUCKETS / groups) for i in range(groups + 1)]
+    done = ray.get([merge.remote(store, runs, i, (edges[i], edges[i + 1])) for i in range(groups)])
+    shards = [shard for group in done for shard in group]
+    store.delete_folder(_RUNS)
+    units = sum(rows for _, rows, _ in shards)
+    digest = hashlib.sha256("".join(d for _, _, d in shards).encode()).hexdigest()
+    chunk = chunk_images or min(128, max(8, units // 64))
+    return Plan(units, tuple(name for name, _, _ in shards), digest, chunk, listed - units)
+
+
+def read_shard(store: Store, shard: str) -> pa.Table:
+    """The plan rows of one shard, in order."""
+    return pq.read_table(io.BytesIO(store.read(f"plan/{shard}.parquet")), schema=PLAN)
+
+
+def chunks(shard: str, table: pa.Table, done: np.ndarray, *, chunk_images: int) -> Iterator[Chunk]:
+    """What is left of each chunk of a shard.
+
+    Args:
+        table: the shard's plan rows.
+        done: int64, ids that are finished.
+        chunk_images: from the plan.
+
+    Yields:
+        Chunks with at least one unfinished unit.
+    """
+    left = ~np.isin(table["unit_id"].to_numpy(), done)
+    sizes = table["bytes"].fill_null(0).to_numpy()
+    for number, (start, stop) in enumerate(_cuts(sizes, chunk_images)):
+        keep = np.flatnonzero(left[start:stop]) + start
+        if keep.size:
+            rows = table.take(pa.array(keep)).select(["uri", "page", "bytes", "version"]).to_pylist()
+            yield Chunk(
+                f"{shard}-{number:05d}-{_name_hash(table['unit_id'].to_numpy()[keep])}", tuple(Unit(**r) for r in rows)
+            )
+
+
+def shard_of(chunk_name: str) -> str:
+    """The shard a chunk belongs to, from its name or its file's name."""
+    return "-".join(chunk_name.split("-")[:2])
+
+
+def _cuts(sizes: np.ndarray, chunk_images: int) -> Iterator[tuple[int, int]]:
+    """Borders of chunks: at most `chunk_images` files and CHUNK_BYTES of them, at least one file."""
+    start = total = 0
+    for i, size in enumerate(sizes.tolist()):
+        if i > start and (i - start == chunk_images or total + size > CHUNK_BYTES):
+            yield start, i
+            start, total = i, 0
+        total += size
+    if len(sizes):
+        yield start, len(sizes)
+
+
+def _name_hash(ids: np.ndarray) -> str:
+    return hashlib.blake2b(np.ascontiguousarray(ids, dtype="<i8").tobytes(), digest_size=6).hexdigest()
+
+
+def _list(source: Source, store: Store, parallelism: int, report: Callable[[int], None]) -> tuple[list[str], int]:
+    """Run listing tasks until no folder is left; returns the names of the runs and the number of rows in them."""
+    if source.kind == "manifest":
+        found = ray.get(ray.remote(num_cpus=_TASK_CPUS)(_list_manifest).remote(source, store))
+        report(sum(rows for _, rows in found))
+        return [name for name, _ in found], sum(rows for _, rows in found)
+    task = ray.remote(num_cpus=_TASK_CPUS)(_list_folders)
+    waiting, running, runs, listed, number = list(source.roots), [], [], 0, 0
+    while waiting or running:
+        while waiting and len(running) < parallelism:
+            share = max(1, len(waiting) // parallelism)
+            running.append(task.remote(source, waiting[:share], store, f"{number:06d}"))
+            waiting, number = waiting[share:], number + 1
+        ready, running = ray.wait(running, num_returns=1)
+        name, rows, folders = ray.get(ready[0])
+        runs += [name] if rows else []
+        listed += rows
+        waiting += folders
+        report(listed)
+    return runs, listed
+
+
+def _list_folders(source: Source, roots: list[str], store: Store, name: str) -> tuple[str, int, list[str]]:
+    found = expand(source, roots, max_units=_LIST_UNITS)
+    if found.units:
+        _write_run(store, name, found.units)
+    return name, len(found.units), found.folders
+
+
+def _list_manifest(source: Source, store: Store) -> list[tuple[str, int]]:
+    out = []
+    for number, units in enumerate(read_manifest(source)):
+        if units:
+            _write_run(store, f"{number:06d}", units)
+            out.append((f"{number:06d}", len(units)))
+    return out
+
+
+def _write_run(store: Store, name: str, units: list[Unit]) -> None:
+    table = plan_table(units)
+    buckets = table["unit_id"].to_numpy().view(np.uint64) % np.uint64(_BUCKETS)
+    table = table.append_column("bucket", pa.array(buckets.astype(np.uint8))).sort_by("bucket")
+    store.write(f"{_RUNS}/{name}.parquet", parquet_bytes(table, row_group_size=1024))
+
+
+def _merge_group(store: Store, runs: list[str], group: int, buckets: tuple[int, int]) -> list[tuple[str, int, str]]:
+    """Write the shards of some buckets; returns (shard, rows, digest) of each."""
+    parts = []
+    for run in runs:
+        file = pq.ParquetFile(io.BytesIO(store.read(f"{_RUNS}/{run}.parquet")))
+        mine = [i for i in range(file.num_row_groups) if _overlaps(file, i, buckets)]
+        table = file.read_row_groups(mine)
+        bucket = table["bucket"]
+        keep = pc.and_(pc.greater_equal(bucket, buckets[0]), pc.less(bucket, buckets[1]))
+        parts.append(table.filter(keep).drop_columns("bucket"))
+    table = _without_doubles(pa.concat_tables(parts).sort_by([("uri", "ascending"), ("page", "ascending")]))
+    out = []
+    for number, start in enumerate(range(0, table.num_rows, SHARD_UNITS)):
+        shard = table.slice(start, SHARD_UNITS)
+        name = f"{group:02d}-{number:05d}"
+        store.write(f"plan/{name}.parquet", parquet_bytes(shard))
+        ids = np.ascontiguousarray(shard["unit_id"].to_numpy(), dtype="<i8")
+        out.append((name, shard.num_rows, hashlib.sha256(ids.tobytes()).hexdigest()))
+    return out
+
+
+def _overlaps(file: pq.ParquetFile, row_group: int, buckets: tuple[int, int]) -> bool:
+    stats = file.metadata.row_group(row_group).column(file.schema_arrow.names.index("bucket")).statistics
+    return stats is None or not stats.has_min_max or (stats.min < buckets[1] and stats.max >= buckets[0])
+
+
+def _without_doubles(table: pa.Table) -> pa.Table:
+    """Rows sorted by uri and page, each once."""
+    if table.num_rows < 2:
+        return table
+    same = pc.and_(
+        pc.equal(table["uri"].slice(1), table["uri"].slice(0, table.num_rows - 1)),
+        pc.equal(table["page"].slice(1), table["page"].slice(0, table.num_rows - 1)),
+    ).to_numpy()
+    table = table.filter(pa.array(np.concatenate([[True], ~same])))
+    ids = np.sort(table["unit_id"].to_numpy())
+    if (ids[1:] == ids[:-1]).any():
+        twice = int(ids[1:][ids[1:] == ids[:-1]][0])
+        names = table.filter(pc.equal(table["unit_id"], twice))["uri"].to_pylist()
+        raise SourceError(f"{names} hash to the same unit id {twice}; rename one of them")
+    return table
+
+
+def parquet_bytes(table: pa.Table, *, row_group_size: int | None = None) -> bytes:
+    """A table as the bytes of one zstd Parquet file."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", row_group_size=row_group_size)
+    return sink.getvalue()
+
+
+def plan_to_json(plan: Plan) -> dict[str, object]:
+    return {**asdict(plan), "shards": list(plan.shards)}
+
+
+def plan_from_json(values: dict[str, object]) -> Plan:
+    return Plan(**{**values, "shards": tuple(values["shards"])})  # type: ignore[arg-type]

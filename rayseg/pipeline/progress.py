@@ -1,0 +1,150 @@
+"""What a run says while it works: live lines in a terminal, a log line now and then elsewhere, nothing with --quiet."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+import ray
+
+from rayseg.pipeline.board import Tally
+from rayseg.pipeline.budget import Budget
+from rayseg.pipeline.verify import Findings
+
+log = logging.getLogger(__name__)
+
+_STAGES = ("decode", "predict", "encode")
+_LIVE_S, _LOG_S = 0.5, 10.0
+
+
+class Progress:
+    """Receives the events of a job and shows them.
+
+    Args:
+        quiet: show nothing but errors.
+        stream: where live lines go; live only when it is a terminal.
+    """
+
+    def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._quiet = quiet
+        self._live = not quiet and self._stream.isatty()
+        self._lock = threading.Lock()
+        self._planned = self._done = self._failed = self._at_start = 0
+        self._started = self._shown = time.monotonic()
+        self._lines = 0
+
+    @property
+    def interval_s(self) -> float:
+        """How often `show` is worth calling."""
+        return _LIVE_S if self._live else _LOG_S
+
+    def listed(self, units: int) -> None:
+        """So many units found so far."""
+        if time.monotonic() - self._shown > self.interval_s:
+            self._shown = time.monotonic()
+            self._write([f"listing: {units} images found"])
+
+    def planned(self, units: int, budget: Budget) -> None:
+        """Planning is over."""
+        self._planned = units
+        pool = (
+            f"{budget.min_predictors}:{budget.max_predictors}"
+            if budget.min_predictors != budget.max_predictors
+            else budget.max_predictors
+        )
+        self._say(f"planned {units} images; {pool} predictors on {budget.device}, {budget.threads} threads each")
+
+    def resumed(self, done: int, failed: int) -> None:
+        """So many were done by earlier runs."""
+        self._done, self._failed, self._at_start = done, failed, done
+        self._started = time.monotonic()
+        if done:
+            self._say(f"{done} of them are done already ({failed} failed); going on with the rest")
+
+    def committed(self, done: int, failed: int) -> None:
+        """So many are in the ledger now."""
+        with self._lock:
+            self._done, self._failed = done, failed
+
+    def show(self, tallies: dict[str, Tally]) -> None:
+        """Show where the job is."""
+        if not self._quiet:
+            self._write(self._stage_lines(tallies) if self._live else [self._line()])
+
+    def finished(self, findings: Findings) -> None:
+        """The job has ended and its output was checked."""
+        self._lines = 0
+        left = f", {findings.missing} left" if findings.missing else ""
+        self._say(
+            f"{findings.done_ok} ok, {findings.failed} failed{left}, {findings.objects} objects, of {findings.planned} planned images"
+        )
+
+    def _line(self) -> str:
+        with self._lock:
+            done, failed = self._done, self._failed
+        passed = max(1e-9, time.monotonic() - self._started)
+        rate = (done - self._at_start) / passed
+        eta = _clock((self._planned - done) / rate) if rate > 0 else "?"
+        share = 100 * done / max(1, self._planned)
+        return f"{done}/{self._planned} images ({share:.0f}%), {rate:.1f}/s, {failed} failed, {eta} left"
+
+    def _stage_lines(self, tallies: dict[str, Tally]) -> list[str]:
+        lines = []
+        todo = self._planned - self._at_start
+        for stage in _STAGES:
+            tally = tallies.get(stage, Tally())
+            busy = sum(tally.seconds.values()) / max(1e-9, time.monotonic() - self._started)
+            filled = round(24 * tally.images / max(1, todo))
+            lines.append(f"{stage:>8} {'━' * filled}{'─' * (24 - filled)} {tally.images}/{todo}  {busy:.1f} cores busy")
+        return [*lines, self._line()]
+
+    def _say(self, text: str) -> None:
+        if not self._quiet:
+            self._write([text])
+            self._lines = 0
+
+    def _write(self, lines: list[str]) -> None:
+        if self._quiet:
+            return
+        if not self._live:
+            for line in lines:
+                log.info("%s", line)
+            return
+        up = f"\x1b[{self._lines}A" if self._lines else ""
+        self._stream.write(up + "".join(f"\x1b[2K{line}\n" for line in lines))
+        self._stream.flush()
+        self._lines = len(lines)
+
+
+@contextmanager
+def watch(board: Any, progress: Progress) -> Iterator[None]:
+    """Show the board's state now and then until the block ends."""
+    stop = threading.Event()
+
+    def loop() -> None:
+        while not stop.wait(progress.interval_s):
+            try:
+                tallies, _ = ray.get(board.read.remote(), timeout=progress.interval_s)
+            except ray.exceptions.RayError:
+                continue  # a busy or lost board costs a line, never the job
+            progress.show(tallies)
+
+    thread = threading.Thread(target=loop, name="rayseg-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=5)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,291 @@
+"""The three stages a chunk passes: fetch + decode + prepare in tasks, predict in an actor pool, encode + commit in tasks.
+
+Each takes and gives parcels. A bad image becomes a failure that travels with its neighbours and ends as a row of the ledger. What
+raises out of a stage stops the job: a full disk, a model that cannot run.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import PurePosixPath
+from typing import Any
+
+import cv2
+import pyarrow as pa
+import ray
+
+from rayseg import images
+from rayseg.config.segment import SegmentSettings
+from rayseg.errors import CorruptImage, ImageError, RaysegError
+from rayseg.pipeline import ledger
+from rayseg.pipeline.board import Tally
+from rayseg.pipeline.metrics import count
+from rayseg.pipeline.parcel import pack, unpack
+from rayseg.pipeline.sources import to_path
+from rayseg.pipeline.storage import Store, filesystem, with_retries
+from rayseg.predict.finish import finish
+from rayseg.predict.model_dir import ModelSpec
+from rayseg.predict.predictor import Predictor
+from rayseg.predict.prepare import Prepared, prepare
+from rayseg.predict.raw import Raw
+from rayseg.results import Result, SemanticMap
+from rayseg.tables import FAILED, OBJECTS, OK, LedgerRow, Unit, objects_table
+
+log = logging.getLogger(__name__)
+
+_FETCH_THREADS = 8
+_TRIES_TOGETHER = 2
+_TRIES_ALONE = 2
+
+STATS = pa.schema([("chunk", pa.string()), ("ok", pa.int64()), ("failed", pa.int64()), ("objects", pa.int64())])
+
+
+@dataclass(frozen=True)
+class Work:
+    """One unit on its way. `content` is what the last stage made of it: Prepared, then Raw; None once it has failed."""
+
+    unit: Unit
+    content: Any = None
+    width: int | None = None
+    height: int | None = None
+    stage: str | None = None
+    reason: str | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def fail(self, stage: str, error: BaseException | str) -> Work:
+        """The same unit, given up at a stage."""
+        reason = error if isinstance(error, str) else str(error) or type(error).__name__
+        return replace(self, content=None, stage=stage, reason=reason[:1000])
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every stage of one job needs to know; small, and the same for all."""
+
+    settings: SegmentSettings
+    spec: ModelSpec
+    store: Store
+    board: Any  # handle of the Board actor
+
+
+def fetch_and_decode(table: pa.Table, context: Context) -> pa.Table:
+    """Parcel of a chunk's units -> parcel of Work with prepared pixels."""
+    (name, units), settings = _only(table), context.settings
+    done = []
+    with ThreadPoolExecutor(_FETCH_THREADS) as pool:
+        for unit, fetched in zip(units, pool.map(lambda u: _fetch(u, settings), units), strict=True):
+            done.append(_decode(Work(unit), fetched, context))
+    _tell(context, "decode", done)
+    return pack(name, done)
+
+
+class PredictStage:
+    """Actor: holds one predictor and runs chunks through it.
+
+    A chunk that ended the process twice is run image by image, and the image it dies on again and again is given up: it costs itself, not
+    the job.
+    """
+
+    def __init__(self, context: Context, *, device: str, threads: int) -> None:
+        self._context = context
+        settings = context.settings
+        self._threshold = context.spec.draw_threshold if settings.threshold is None else settings.threshold
+        self._predictor = Predictor(context.spec, backend=settings.backend, device=_pinned(device), threads=threads)
+        context.board.backend.remote(self._predictor.backend_name)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        name, work = _only(table)
+        board = self._context.board
+        attempt = ray.get(board.begin.remote(name))
+        done = self._together(work) if attempt <= _TRIES_TOGETHER else self._one_by_one(name, work)
+        ray.get(board.finish.remote(name))
+        _tell(self._context, "predict", done)
+        return pack(name, done)
+
+    def _together(self, work: list[Work]) -> list[Work]:
+        good = [i for i, w in enumerate(work) if w.content is not None]
+        start = time.perf_counter()
+        try:
+            raws = self._run([work[i].content for i in good], self._context.settings.batch_size)
+        except (
+            Exception
+        ) as error:  # engines raise anything from RuntimeError to SystemError; the culprit is sought below
+            log.warning("a batch of %d images failed (%s); trying them one by one", len(good), error)
+            return self._isolate(work, good)
+        each = (time.perf_counter() - start) / max(1, len(good))
+        out = list(work)
+        for i, raw in zip(good, raws, strict=True):
+            out[i] = replace(work[i], content=raw, seconds={**work[i].seconds, "predict": each})
+        return out
+
+    def _run(self, images: list[Prepared], batch_size: int) -> list[Raw]:
+        return self._predictor.run(images, batch_size=batch_size, min_score=self._threshold)
+
+    def _isolate(self, work: list[Work], good: list[int]) -> list[Work]:
+        out = list(work)
+        for i in good:
+            out[i] = self._alone(work[i])
+        if len(good) > 1 and all(out[i].stage for i in good):
+            self._predictor.probe()  # raises when the engine itself is broken, and the job with it, instead of failing every image
+        return out
+
+    def _alone(self, work: Work) -> Work:
+        with _timed(work, "predict") as timed:
+            try:
+                (raw,) = self._run([work.content], 1)
+            except Exception as error:  # as above; here the image is known
+                return work.fail("predict", f"{type(error).__name__}: {error}")
+        return replace(timed, content=raw)
+
+    def _one_by_one(self, name: str, work: list[Work]) -> list[Work]:
+        board, out = self._context.board, list(work)
+        for i, item in enumerate(work):
+            if item.content is None:
+                continue
+            if ray.get(board.begin.remote(f"{name}/{i}")) > _TRIES_ALONE:
+                out[i] = item.fail("predict", f"the predictor's process died on this image {_TRIES_ALONE} times")
+                continue
+            out[i] = self._alone(item)
+            ray.get(board.finish.remote(f"{name}/{i}"))
+        return out
+
+
+def encode_and_commit(table: pa.Table, context: Context) -> pa.Table:
+    """Parcel of Work with raw outputs -> one row of STATS; the chunk's two files are on disk when this returns."""
+    name, work = _only(table)
+    rows, parts, done = [], [], []
+    for item in work:
+        item, objects = _encode(item, context)
+        rows.append(_ledger_row(item, 0 if objects is None else objects.num_rows))
+        done.append(item)
+        parts += [] if objects is None else [objects]
+    objects = pa.concat_tables([OBJECTS.empty_table(), *parts])
+    ledger.commit(context.store, name, rows, objects)
+    _tell(context, "encode", done, objects=objects.num_rows)
+    failed = sum(row.status == FAILED for row in rows)
+    return pa.table([[name], [len(rows) - failed], [failed], [objects.num_rows]], schema=STATS)
+
+
+def _only(table: pa.Table) -> tuple[str, Any]:
+    found = list(unpack(table))
+    assert len(found) == 1, f"a parcel holds one chunk, got {len(found)}"
+    return found[0]
+
+
+def _fetch(unit: Unit, settings: SegmentSettings) -> tuple[bytes | Exception, float]:
+    """The bytes of a file or why there are none, and the seconds it took."""
+    start = time.perf_counter()
+    try:
+        fs = filesystem(unit.uri, settings.source_options)
+        path = to_path(fs, unit.uri)
+        data = with_retries(lambda: fs.cat_file(path), attempts=settings.fetch_attempts, what=unit.uri)
+        if unit.bytes is not None and len(data) != unit.bytes:
+            raise CorruptImage(
+                f"has {len(data)} bytes, {unit.bytes} when the job was planned: it was replaced meanwhile"
+            )
+    except Exception as error:  # storage libraries raise their own trees; all of them cost this image only
+        return error, time.perf_counter() - start
+    return data, time.perf_counter() - start
+
+
+def _decode(work: Work, fetched: tuple[bytes | Exception, float], context: Context) -> Work:
+    data, seconds = fetched
+    work = replace(work, seconds={"fetch": seconds})
+    if isinstance(data, Exception):
+        return work.fail("fetch", f"{type(data).__name__}: {data}")
+    settings = context.settings
+    with _timed(work, "decode") as work:
+        try:
+            image = _decoder(settings.decode_timeout_s).decode(
+                data, page=work.unit.page, max_pixels=settings.max_pixels, allow_truncated=settings.allow_truncated
+            )
+        except ImageError as error:
+            return work.fail("decode", error)
+    work = replace(work, height=image.shape[0], width=image.shape[1])
+    with _timed(work, "prepare") as work:
+        try:
+            return replace(work, content=prepare(context.spec, image))
+        except (RaysegError, cv2.error, MemoryError, ValueError) as error:
+            return work.fail("prepare", error)
+
+
+@cache
+def _decoder(timeout_s: float) -> images.DecodeWorker:
+    """One decoding child for each worker process; a decoder that crashes takes the child along and not us."""
+    return images.DecodeWorker(timeout_s=timeout_s)
+
+
+def _encode(work: Work, context: Context) -> tuple[Work, pa.Table | None]:
+    if work.content is None:
+        return work, None
+    with _timed(work, "encode") as work:
+        try:
+            result = finish(context.spec, work.content, threshold=context.settings.threshold)
+            objects = objects_table(work.unit, result, context.spec.labels)
+        except (RaysegError, ValueError, MemoryError) as error:
+            return work.fail("encode", error), None
+        if context.settings.save_label_maps:
+            _save_label_map(work.unit, result, context.store)
+    return work, objects
+
+
+def _save_label_map(unit: Unit, result: Result, store: Store) -> None:
+    assert isinstance(result, SemanticMap), "refused for instance models before the job starts"
+    done, png = cv2.imencode(".png", result.labels)
+    assert done
+    store.write(label_map_name(unit), png.tobytes())
+
+
+def label_map_name(unit: Unit) -> str:
+    """Where the index PNG of a unit lies below the output: readable, and unlike any other unit's."""
+    stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in PurePosixPath(unit.uri).stem)[:80]
+    return f"label_maps/{stem}_{unit.unit_id & (2**64 - 1):016x}.png"
+
+
+def _ledger_row(work: Work, n_objects: int) -> LedgerRow:
+    return LedgerRow(
+        unit_id=work.unit.unit_id,
+        uri=work.unit.uri,
+        page=work.unit.page,
+        status=FAILED if work.stage else OK,
+        width=work.width,
+        height=work.height,
+        stage=work.stage,
+        reason=work.reason,
+        n_objects=n_objects,
+        seconds=work.seconds,
+    )
+
+
+@contextmanager
+def _timed(work: Work, stage: str) -> Iterator[Work]:
+    """The work with a `seconds` entry that is filled in when the block ends, also on failure and return."""
+    timed = replace(work, seconds=dict(work.seconds))
+    start = time.perf_counter()
+    try:
+        yield timed
+    finally:
+        timed.seconds[stage] = time.perf_counter() - start
+
+
+def _pinned(device: str) -> str:
+    """The device of this process: Ray shows an actor only the GPUs it reserved, so its first is number 0."""
+    if device == "gpu" and not os.environ.get("CUDA_VISIBLE_DEVICES"):
+        raise RaysegError("this predictor reserved a GPU, but Ray pinned none to it (CUDA_VISIBLE_DEVICES is empty)")
+    return "gpu:0" if device == "gpu" else "cpu"
+
+
+def _tell(context: Context, stage: str, done: list[Work], *, objects: int = 0) -> None:
+    """Count what a stage did, on the job's board and in Prometheus."""
+    stages = ("fetch", "decode", "prepare") if stage == "decode" else (stage,)
+    seconds = {s: sum(w.seconds.get(s, 0.0) for w in done) for s in stages}
+    failed = sum(w.stage in stages for w in done)
+    context.board.add.remote(stage, Tally(images=len(done), failed=failed, objects=objects, seconds=seconds))
+    count(stage, images=len(done) - failed, failed=failed, objects=objects, seconds=seconds)

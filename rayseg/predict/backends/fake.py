@@ -1,0 +1,204 @@
+"""A scripted stand-in for a network: no weights, no Paddle, results that follow from the pixels alone, faults on demand.
+
+    fake:instance                                       bright blobs become objects
+    fake:semantic?labels=sky,land,sea&size=64x96        brightness decides the class; images are resized to 64 high, 96 wide
+    fake:instance?delay_ms=10&raise_on=255,0,0&kill_on=0,0,255&hang_on=0,255,0&draw_threshold=0.5&pattern=box
+
+`raise_on`, `kill_on`, `hang_on`: what happens to an image whose top left pixel has this RGB value: an exception, SIGKILL for the
+process, or sleep without end. `pattern=box` finds one fixed box in every image, at almost no cost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+from urllib.parse import parse_qsl, urlencode
+
+import numpy as np
+
+from rayseg.errors import BackendError, ModelError
+from rayseg.geometry import Size
+from rayseg.predict.model_dir import ModelSpec
+from rayseg.predict.preprocess import NEAREST, Normalize, Permute, Resize
+
+Rgb = tuple[int, int, int]
+_PREFIX = "fake:"
+_BRIGHT = 128
+_MOST_BLOBS = 100
+
+
+@dataclass(frozen=True)
+class FakeScript:
+    """How a fake behaves."""
+
+    labels: tuple[str, ...] = ("red", "green", "blue")
+    """For instances the class is the strongest channel of a blob, for label maps the brightness."""
+    size: Size | None = None
+    """Images are resized to it; None leaves them."""
+    draw_threshold: float = 0.5
+    delay_ms: float = 0.0
+    """Time each image takes at least."""
+    raise_on: Rgb | None = None
+    kill_on: Rgb | None = None
+    hang_on: Rgb | None = None
+    pattern: Literal["blobs", "box"] = "blobs"
+
+
+def fake_spec(task: Literal["instance", "semantic"] = "instance", **script: Any) -> ModelSpec:
+    """A model without files; `script` are fields of FakeScript. Its path says all, so it can be given wherever a model can."""
+    written = {key: _write(value) for key, value in script.items() if value is not None}
+    return parse_fake(_PREFIX + task + (f"?{urlencode(written, safe=',')}" if written else ""))
+
+
+def parse_fake(path: str) -> ModelSpec:
+    """The model a `fake:` string stands for.
+
+    Raises:
+        ModelError: an unknown task or parameter, or a malformed value.
+    """
+    task, script = _parse(path)
+    resize = (Resize(script.size, interpolation=NEAREST),) if script.size else ()
+    instance = task == "instance"
+    return ModelSpec(
+        path=path,
+        name=f"fake-{task}",
+        task="instance" if instance else "semantic",
+        family="fake",
+        flavour="paddlex",
+        labels=script.labels,
+        draw_threshold=script.draw_threshold if instance else 0.0,
+        steps=(*resize, Normalize(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)), Permute()),
+        inputs=("im_shape", "image", "scale_factor") if instance else ("image",),
+        fixed_input=script.size,
+        any_batch=not instance,
+        fingerprint=hashlib.sha256(path.encode()).hexdigest(),
+    )
+
+
+class FakeBackend:
+    """Plays the script of a fake model; takes and gives what an exported program of that task does."""
+
+    name = "fake"
+
+    def __init__(self, spec: ModelSpec) -> None:
+        if spec.family != "fake":
+            raise BackendError(f"the fake backend runs fake models only, not {spec.name}")
+        self._task, self._script = _parse(spec.path)
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
+        images = np.rint(inputs["image"].transpose(0, 2, 3, 1) * 255).astype(np.uint8)
+        for image in images:
+            self._misbehave(tuple(image[0, 0].tolist()))
+            time.sleep(self._script.delay_ms / 1000)
+        if self._task == "semantic":
+            count = len(self._script.labels)
+            return [np.stack([_brightness(image).astype(np.int32) * count // 256 for image in images])]
+        (scale,), (size,) = inputs["scale_factor"], inputs["im_shape"]
+        return _instances(images[0], np.rint(size / scale).astype(int), scale, self._script)
+
+    def _misbehave(self, corner: tuple[int, ...]) -> None:
+        if corner == self._script.raise_on:
+            raise RuntimeError(f"scripted fault on an image whose first pixel is {corner}")
+        if corner == self._script.kill_on:
+            os.kill(os.getpid(), signal.SIGKILL)
+        while corner == self._script.hang_on:
+            time.sleep(60)
+
+
+def _instances(image: np.ndarray, original_hw: np.ndarray, scale_hw: np.ndarray, script: FakeScript) -> list[np.ndarray]:
+    """bbox (m, 6), bbox_num (1,), mask (m, H, W); one row of zeros when nothing is found."""
+    height, width = original_hw.tolist()
+    found = _one_box(image, len(script.labels)) if script.pattern == "box" else _blobs(image, len(script.labels))
+    rows = np.zeros((max(1, len(found)), 6), dtype=np.float32)
+    masks = np.zeros((len(rows), height, width), dtype=np.float32)
+    for i, (class_id, score, (x0, y0, x1, y1), mask) in enumerate(found):
+        rows[i] = (class_id, score, x0 / scale_hw[1], y0 / scale_hw[0], x1 / scale_hw[1], y1 / scale_hw[0])
+        masks[i] = _nearest(mask, height, width)
+    return [rows, np.asarray([len(rows)], dtype=np.int32), masks]
+
+
+def _blobs(image: np.ndarray, num_classes: int) -> list[tuple[int, float, tuple[int, int, int, int], np.ndarray]]:
+    """Connected bright regions in reading order: class, score, xyxy, mask. The fuller its box, the higher the score, from 0.5 to 1."""
+    import cv2
+
+    count, regions, stats, _ = cv2.connectedComponentsWithStats((_brightness(image) >= _BRIGHT).astype(np.uint8), connectivity=4)
+    found = []
+    for label in range(1, min(count, _MOST_BLOBS + 1)):
+        x, y, w, h, area = stats[label].tolist()
+        mask = regions == label
+        strongest = int(np.argmax(image[mask].sum(axis=0, dtype=np.int64)))
+        found.append((strongest % num_classes, 0.5 + 0.5 * area / (w * h), (x, y, x + w, y + h), mask))
+    return found
+
+
+def _one_box(image: np.ndarray, num_classes: int) -> list[tuple[int, float, tuple[int, int, int, int], np.ndarray]]:
+    height, width = image.shape[:2]
+    x0, y0, x1, y1 = width // 4, height // 4, width // 4 + (width + 1) // 2, height // 4 + (height + 1) // 2
+    mask = np.zeros((height, width), dtype=bool)
+    mask[y0:y1, x0:x1] = True
+    return [(int(image[0, 0, 0]) % num_classes, 0.75, (x0, y0, x1, y1), mask)]
+
+
+def _nearest(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    rows, columns = np.arange(height) * mask.shape[0] // height, np.arange(width) * mask.shape[1] // width
+    return mask if mask.shape == (height, width) else mask[rows][:, columns]
+
+
+def _brightness(image: np.ndarray) -> np.ndarray:
+    """uint8 (H, W): the mean of the channels, rounded down."""
+    return (image.sum(axis=2, dtype=np.uint16) // 3).astype(np.uint8)
+
+
+def _parse(path: str) -> tuple[str, FakeScript]:
+    task, _, query = path.removeprefix(_PREFIX).partition("?")
+    if task not in ("instance", "semantic"):
+        raise ModelError(f"{path!r}: a fake model is fake:instance or fake:semantic")
+    known = {field.name: _READERS[field.name] for field in fields(FakeScript)}
+    values = {}
+    for key, text in parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)):
+        if key not in known:
+            raise ModelError(f"{path!r}: unknown parameter {key!r}; known: {', '.join(known)}")
+        try:
+            values[key] = known[key](text)
+        except ValueError as error:
+            raise ModelError(f"{path!r}: {key}={text!r} cannot be read: {error}") from error
+    return task, FakeScript(**values)
+
+
+def _write(value: Any) -> str:
+    if isinstance(value, Size):
+        return f"{value.height}x{value.width}"
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def _rgb(text: str) -> Rgb:
+    red, green, blue = (int(part) for part in text.split(","))
+    return red, green, blue
+
+
+def _size(text: str) -> Size:
+    height, width = (int(part) for part in text.split("x"))
+    return Size(height, width)
+
+
+def _pattern(text: str) -> str:
+    if text not in ("blobs", "box"):
+        raise ValueError("expected blobs or box")
+    return text
+
+
+_READERS: dict[str, Any] = {
+    "labels": lambda text: tuple(text.split(",")),
+    "size": _size,
+    "draw_threshold": float,
+    "delay_ms": float,
+    "raise_on": _rgb,
+    "kill_on": _rgb,
+    "hang_on": _rgb,
+    "pattern": _pattern,
+}

@@ -1,0 +1,94 @@
+"""Paddle Inference on CPU, plain or with oneDNN, and on GPU.
+
+oneDNN as Paddle 3.3 ships it fails on every segmentation program: its placement pass takes the resize operators along, whose
+lists of doubles it cannot express (`ConvertPirAttribute2RuntimeAttribute not support ArrayAttribute<DoubleAttribute>`,
+PaddlePaddle/Paddle#79749). Without that one pass the fused convolutions stay, the rest runs plain, and CPUs are two to three
+times faster. A predictor can be created and still fail when run, or give wrong numbers: probe it (probe.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rayseg.errors import BackendError
+from rayseg.predict.model_dir import ModelSpec, model_files
+
+GPU_MEMORY_MB = 256
+"""Taken at start; Paddle takes more as it needs it."""
+
+
+class PaddleInference:
+    """One Paddle Inference predictor. Use one of the three functions below."""
+
+    def __init__(self, name: str, config: object) -> None:
+        from paddle.inference import create_predictor
+
+        self.name = name
+        try:
+            self._predictor = create_predictor(config)
+        except Exception as error:  # Paddle raises RuntimeError, ValueError, SystemError and its own kinds
+            raise BackendError(f"{name}: Paddle could not load the program: {_last_line(error)}") from error
+        self._inputs = {n: self._predictor.get_input_handle(n) for n in self._predictor.get_input_names()}
+        self._outputs = [self._predictor.get_output_handle(n) for n in self._predictor.get_output_names()]
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
+        for name, handle in self._inputs.items():
+            handle.copy_from_cpu(np.ascontiguousarray(inputs[name]))
+        self._predictor.run()
+        return [handle.copy_to_cpu() for handle in self._outputs]
+
+
+def plain_cpu(spec: ModelSpec, *, threads: int) -> PaddleInference:
+    """The slow and sure way."""
+    config = _config(spec)
+    config.disable_gpu()
+    config.disable_mkldnn()
+    config.set_cpu_math_library_num_threads(threads)
+    return PaddleInference("paddle", config)
+
+
+def onednn_cpu(spec: ModelSpec, *, threads: int) -> PaddleInference:
+    """oneDNN without the pass that breaks resizing."""
+    config = _config(spec)
+    config.disable_gpu()
+    config.enable_mkldnn()
+    config.delete_pass("onednn_placement_pass")
+    config.set_cpu_math_library_num_threads(threads)
+    return PaddleInference("paddle-onednn", config)
+
+
+def gpu(spec: ModelSpec, *, index: int) -> PaddleInference:
+    """One GPU of this process.
+
+    Raises:
+        BackendError: this Paddle or this machine has none.
+    """
+    import paddle
+
+    if not paddle.is_compiled_with_cuda():
+        raise BackendError(
+            f"device gpu:{index}: this Paddle was built without GPU support; install paddlepaddle-gpu, or use device cpu"
+        )
+    if paddle.device.cuda.device_count() <= index:
+        raise BackendError(f"device gpu:{index}: Paddle sees {paddle.device.cuda.device_count()} GPUs; see nvidia-smi")
+    config = _config(spec)
+    config.enable_use_gpu(GPU_MEMORY_MB, index)
+    return PaddleInference("paddle-gpu", config)
+
+
+def _config(spec: ModelSpec) -> object:
+    from paddle.inference import Config
+
+    program, params, _ = model_files(Path(spec.path))
+    config = Config(str(program), str(params))
+    config.disable_glog_info()
+    return config
+
+
+def _last_line(error: Exception) -> str:
+    """The sentence at the end of Paddle's page of C++ frames."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if line.startswith("(")), lines[-1] if lines else type(error).__name__)

@@ -1,0 +1,30 @@
+"""What every engine must offer, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+
+class Backend(Protocol):
+    """A loaded program in this process.
+
+    Contract: the same inputs give the same outputs, bit for bit, in one process; what an image gets does not depend on the other
+    images of its batch; outputs belong to the caller and are not overwritten by the next run. `run` raises whatever its engine raises.
+    """
+
+    name: str
+    """As the user may ask for it: paddle, paddle-onednn, eager, fake, paddle-gpu."""
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
+        """Execute once.
+
+        Args:
+            inputs: by the program's names; C-contiguous, first axis the batch.
+
+        Returns:
+            The program's outputs in its own order.
+        """
+        ...

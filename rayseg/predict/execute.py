@@ -1,0 +1,30 @@
+"""One batch through one engine: images in, Raws out. Which images share a batch is predictor.py's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rayseg.predict.backends.protocol import Backend
+from rayseg.predict.model_dir import ModelSpec
+from rayseg.predict.prepare import Prepared, to_input
+from rayseg.predict.raw import Raw, split_outputs
+
+
+def execute(spec: ModelSpec, backend: Backend, batch: Sequence[Prepared], *, min_score: float = 0.0) -> list[Raw]:
+    """Run images of one network size together.
+
+    Raises:
+        BackendError: the outputs make no sense. What the engine itself raises passes through.
+    """
+    return split_outputs(spec, backend.run(feed(spec, batch)), batch, min_score=min_score)
+
+
+def feed(spec: ModelSpec, batch: Sequence[Prepared]) -> dict[str, np.ndarray]:
+    """The program's inputs for a batch, by name; whichever of them is not im_shape or scale_factor is the image."""
+    makers = {"im_shape": lambda image: image.im_shape, "scale_factor": lambda image: image.scale_factor}
+    return {
+        name: np.stack([makers.get(name, lambda image: to_input(spec, image))(image) for image in batch])
+        for name in spec.inputs
+    }

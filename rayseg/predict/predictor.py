@@ -1,0 +1,92 @@
+"""A loaded model in one process: images -> network outputs, or all the way to results.
+
+Preparing and finishing can run elsewhere (prepare.py, finish/); `run` is the part that needs the network.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from rayseg.predict.backends.choose import open_backend
+from rayseg.predict.backends.probe import check_runs
+from rayseg.predict.backends.protocol import Backend
+from rayseg.predict.execute import execute
+from rayseg.predict.finish import finish
+from rayseg.predict.model_dir import ModelSpec
+from rayseg.predict.prepare import Prepared, prepare
+from rayseg.predict.raw import Raw
+from rayseg.results import Result
+
+MAX_BATCH_PIXELS = 8 * 1024 * 1024
+"""A batch is cut at this many input pixels (about 96 MB of float32 images); one image alone may have more."""
+
+
+class Predictor:
+    """A model that is loaded, probed and ready.
+
+    Args:
+        backend: auto, paddle, paddle-onednn, eager, fake; or an engine that is loaded already.
+        device: cpu or gpu:N.
+        threads: of a CPU engine.
+
+    Raises:
+        BackendError: no engine on this machine runs the model with right numbers.
+        ModelError: its labels do not fit its outputs.
+    """
+
+    def __init__(self, spec: ModelSpec, backend: str | Backend = "auto", device: str = "cpu", threads: int = 2) -> None:
+        self.spec = spec
+        named = isinstance(backend, str)
+        self._backend: Backend = open_backend(spec, backend, device=device, threads=threads) if named else backend
+        self.probe()
+
+    @property
+    def backend_name(self) -> str:
+        """Which engine was chosen."""
+        return self._backend.name
+
+    def probe(self) -> None:
+        """Run a made-up image to its result; raises when the engine is broken or the labels do not fit."""
+        check_runs(self.spec, self._backend)
+
+    def run(self, images: Sequence[Prepared], *, batch_size: int = 8, min_score: float = 0.0) -> list[Raw]:
+        """Network outputs of images of any sizes.
+
+        Images of one network size share batches; no image's result depends on its batch-mates.
+
+        Args:
+            batch_size: most images given to the network at once; 1 for programs that cannot take more.
+            min_score: objects that do not exceed it are dropped here, which makes Raws smaller.
+
+        Returns:
+            One Raw for each image, in order.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        found: dict[int, Raw] = {}
+        for indices in _batches(images, batch_size if self.spec.any_batch else 1):
+            raws = execute(self.spec, self._backend, [images[i] for i in indices], min_score=min_score)
+            found.update(zip(indices, raws, strict=True))
+        return [found[i] for i in range(len(images))]
+
+    def predict(
+        self, images: Sequence[np.ndarray], threshold: float | None = None, *, batch_size: int = 8
+    ) -> list[Result]:
+        """Results of uint8 (H, W, 3) RGB images, in order; see `finish` for the threshold."""
+        raws = self.run([prepare(self.spec, image) for image in images], batch_size=batch_size)
+        return [finish(self.spec, raw, threshold) for raw in raws]
+
+
+def _batches(images: Sequence[Prepared], most: int) -> list[list[int]]:
+    """Indices of images of one network size, in lists of at most `most` images and MAX_BATCH_PIXELS pixels."""
+    by_size = defaultdict(list)
+    for i, image in enumerate(images):
+        by_size[image.network].append(i)
+    batches = []
+    for size, indices in by_size.items():
+        step = min(most, max(1, MAX_BATCH_PIXELS // size.pixels))
+        batches += [indices[start : start + step] for start in range(0, len(indices), step)]
+    return batches

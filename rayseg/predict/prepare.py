@@ -1,0 +1,77 @@
+"""From a decoded image to the network's input: resizing where the image is decoded, floats where the network runs.
+
+An image travels as uint8, a quarter of the bytes of what the network takes; normalising, padding and bringing channels first
+happen in the predictor's process. How each step computes is preprocess.py's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rayseg.geometry import Size
+from rayseg.predict.model_dir import ModelSpec
+from rayseg.predict.preprocess import Resize, Step, input_sizes
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """One image on its way to the network.
+
+    Attributes:
+        pixels: uint8 (H, W, 3) RGB, resized unless the model normalises first.
+        original: size of the image.
+        resized: size of the image after resizing, without padding.
+        network: size of the input the network gets, padding included. Images of one such size can share a batch.
+    """
+
+    pixels: np.ndarray
+    original: Size
+    resized: Size
+    network: Size
+
+    @property
+    def im_shape(self) -> np.ndarray:
+        """float32 (2,): height and width after resizing."""
+        return np.asarray(self.resized.hw, dtype=np.float32)
+
+    @property
+    def scale_factor(self) -> np.ndarray:
+        """float32 (2,): resized / original of height and width."""
+        (h1, w1), (h0, w0) = self.resized.hw, self.original.hw
+        return np.asarray([h1 / h0, w1 / w0], dtype=np.float32)
+
+
+def prepare(spec: ModelSpec, image: np.ndarray) -> Prepared:
+    """Make an image ready to travel.
+
+    Args:
+        image: uint8 (H, W, 3), RGB.
+
+    Raises:
+        ValueError: another dtype or shape.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise ValueError(f"an image is a non-empty uint8 (H, W, 3) array in RGB order, got {image.dtype} {image.shape}")
+    original = Size(*image.shape[:2])
+    resized, network = input_sizes(spec.steps, original)
+    before, _ = _split(spec.steps)
+    for step in before:
+        image = step.apply(image)
+    return Prepared(np.ascontiguousarray(image), original, resized, network)
+
+
+def to_input(spec: ModelSpec, prepared: Prepared) -> np.ndarray:
+    """What the network takes: float32 (3, H, W), C-contiguous; bit for bit what PaddleX computes."""
+    image = prepared.pixels
+    for step in _split(spec.steps)[1]:
+        image = step.apply(image)
+    return np.ascontiguousarray(image, dtype=np.float32)
+
+
+def _split(steps: Sequence[Step]) -> tuple[Sequence[Step], Sequence[Step]]:
+    """Steps that keep uint8 (resizing before normalising), and the rest."""
+    first = next((i for i, step in enumerate(steps) if not isinstance(step, Resize)), len(steps))
+    return steps[:first], steps[first:]

@@ -1,0 +1,62 @@
+"""A job always leaves room for one task, whatever the machine, and refuses what can never be reserved."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rayseg.config.segment import SegmentSettings
+from rayseg.errors import ConfigError
+from rayseg.pipeline.budget import plan_budget
+
+
+def _settings(**values) -> SegmentSettings:
+    return SegmentSettings("a", "b", "m", **values)
+
+
+@given(st.integers(1, 256), st.one_of(st.just("auto"), st.integers(1, 300).map(str)))
+def test_predictors_never_hold_the_cpu_a_task_needs(cpus, predictors):
+    budget = plan_budget(_settings(predictors=predictors), cpus=cpus, gpus=0)
+    assert budget.max_predictors * budget.predictor_cpus + budget.task_cpus <= cpus + 1e-6
+    assert budget.predictor_cpus > 0
+    assert budget.list_cpus < budget.task_cpus
+    assert 1 <= budget.min_predictors <= budget.max_predictors
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 3, 8])
+def test_without_gpus_there_is_one_predictor_a_cpu_with_one_thread(cpus):
+    budget = plan_budget(_settings(), cpus=cpus, gpus=0)
+    assert (budget.min_predictors, budget.max_predictors, budget.threads, budget.device) == (cpus, cpus, 1, "cpu")
+    assert budget.predictor_gpus == 0
+
+
+@pytest.mark.parametrize(("per", "pool"), [(None, 4), (0.5, 8), (2.0, 2), (0.25, 16)])
+def test_with_gpus_the_pool_fills_them(per, pool):
+    budget = plan_budget(_settings(gpus_per_predictor=per), cpus=16, gpus=4)
+    assert (budget.max_predictors, budget.device) == (pool, "gpu")
+    assert budget.predictor_gpus == (per or 1.0)
+
+
+def test_the_cpu_can_be_chosen_where_there_are_gpus():
+    assert plan_budget(_settings(device="cpu"), cpus=4, gpus=2).device == "cpu"
+    assert plan_budget(_settings(gpus_per_predictor=0.0), cpus=4, gpus=2).predictor_gpus == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"device": "gpu"}, "cluster has none"),
+        ({"gpus_per_predictor": 1.0}, "cluster has none"),
+    ],
+)
+def test_a_gpu_that_is_not_there_is_an_error_and_no_silent_fall_back(values, message):
+    with pytest.raises(ConfigError, match=message):
+        plan_budget(_settings(**values), cpus=4, gpus=0)
+
+
+def test_a_pool_larger_than_the_cluster_is_refused():
+    with pytest.raises(ConfigError, match=r"3 predictors with 1 GPUs each need 3 GPUs, the cluster has 2"):
+        plan_budget(_settings(predictors="3"), cpus=8, gpus=2)
+    with pytest.raises(ConfigError, match="only whole GPUs"):
+        plan_budget(_settings(gpus_per_predictor=1.5), cpus=8, gpus=2)
