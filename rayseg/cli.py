@@ -97,27 +97,26 @@ def export_coco(args: argparse.Namespace) -> int:
 def export(args: argparse.Namespace) -> int:
     """`rayseg export NAME DIR --weights FILE`: one of our networks as an inference model directory."""
     from rayseg.models.weights import load_weights
-    from rayseg.models.zoo import build_model, find
+    from rayseg.models.zoo import find_model
     from rayseg.predict.export import export_model
 
-    row = find(args.name)
-    labels = args.labels.split(",") if args.labels else None
-    network = build_model(args.name, num_classes=len(labels) if labels else None)
+    row = find_model(args.name)
+    labels = _labels(args.labels) or [f"class_{i}" for i in range(row.num_classes)]
+    network = row.build(len(labels))
     load_weights(network, args.weights)
-    export_model(
-        network, args.dir, name=args.name, labels=labels or row.labels, flavour=args.flavour, input_size=row.input_size
-    )
+    export_model(network, args.dir, name=args.name, labels=labels, flavour=args.flavour, overwrite=args.overwrite)
     print(args.dir)
     return DONE
 
 
 def models(args: argparse.Namespace) -> int:
     """`rayseg models`"""
-    from rayseg.models.zoo import ZOO
+    from rayseg.models.zoo import MODELS
 
-    for row in ZOO:
+    for row in MODELS.values():
         if args.task in (None, row.task):
-            print(f"{row.name:<20} {row.task}")
+            score = f"{row.published.metric} {row.published.value:g} ({row.published.dataset}, published)"
+            print(f"{row.name:<20} {row.task:<9} {row.num_classes:>3} classes  {score}")
     return DONE
 
 
@@ -139,12 +138,13 @@ _RETRY_FLAGS = (
 def _run_segment(settings: SegmentSettings, args: argparse.Namespace) -> int:
     from rayseg.pipeline.job import run_job
     from rayseg.pipeline.progress import Progress
-    from rayseg.pipeline.report import write_report
     from rayseg.pipeline.runtime import connected
 
     with connected(args.address, num_cpus=args.num_cpus, verbose=args.verbose):
         result = run_job(settings, progress=Progress(quiet=args.quiet))
     if args.report:
+        from rayseg.pipeline.report import write_report
+
         page = write_report(_store(args), source_options=settings.source_options)
         logging.getLogger(__name__).info("report: %s", page)
     for line in result.findings.problems:
@@ -155,6 +155,16 @@ def _run_segment(settings: SegmentSettings, args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     return DONE if result.complete and result.within_limit else INCOMPLETE
+
+
+def _labels(given: str | None) -> list[str]:
+    """Class names from a comma-separated list or a file with one a line."""
+    if given is None:
+        return []
+    if os.path.isfile(given):
+        with open(given, encoding="utf-8") as file:
+            return [line.strip() for line in file if line.strip()]
+    return [name.strip() for name in given.split(",")]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -225,7 +235,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("name", metavar="MODEL")
     sub.add_argument("dir", metavar="DIR")
     sub.add_argument("--weights", required=True, help=".pdparams file")
-    sub.add_argument("--labels", help="comma-separated class names, when they differ from the model's own")
+    sub.add_argument("--labels", metavar="A,B,...|FILE", help="class names, or a file with one a line (default: class_0, class_1, ...)")
+    sub.add_argument("--overwrite", action="store_true", help="replace a directory that is there")
     sub.add_argument("--flavour", choices=("lean", "paddlex"), default="lean")
     sub = command("models", models, "list the models of the zoo")
     sub.add_argument("--task", choices=("instance", "semantic"))

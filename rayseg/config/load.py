@@ -94,13 +94,14 @@ def nearest(key: str, known: Iterable[str]) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values only. Numbers are those of YAML 1.2: 1e-3 is one, 1:8 and 2024-01-01 are text. No key may be there twice."""
+    """Plain values only; numbers as in YAML 1.2 (1e-3 is one, 1:8 and 2024-01-01 are text); no key may be there twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.constructor.ConstructorError(problem=f"{key.value!r} is there twice", problem_mark=key.start_mark)
+                twice = f"{key.value!r} is there twice"
+                raise yaml.constructor.ConstructorError(problem=twice, problem_mark=key.start_mark)
             seen.add(str(key.value))
         return super().construct_mapping(node, deep)
 

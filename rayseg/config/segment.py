@@ -7,6 +7,7 @@ and its resumption.
 from __future__ import annotations
 
 import math
+import os
 import re
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -118,4 +119,5 @@ class SegmentSettings:
     def identity(self) -> dict[str, Any]:
         """What decides the rows of the result, as JSON values."""
         names = ("source", "threshold", "max_pixels", "allow_truncated", "save_label_maps", "manifest_column")
-        return {name: getattr(self, name) for name in names}
+        source = self.source if "://" in self.source else os.path.abspath(self.source)
+        return {**{name: getattr(self, name) for name in names}, "source": source}

@@ -124,7 +124,7 @@ def plan(job: dict[str, Any]) -> Plan:
 
 def settings(job: dict[str, Any]) -> dict[str, Any]:
     """The settings a job was started with; credentials were never stored and must be given again."""
-    stored = dict(job["settings"])
+    stored = {**job["settings"], "model": job["model"]["path"], "source": job["identity"]["source"]}
     for name in ("source_options", "out_options"):
         if stored.get(name) is not None:
             stored[name] = {k: v for k, v in stored[name].items() if v != "(not stored)"}

@@ -186,6 +186,7 @@ def test_credentials_are_not_stored():
     )
     from dataclasses import asdict
 
-    stored = {"settings": {k: identity._without_secrets(v) for k, v in asdict(settings).items()}}
+    said = {k: identity._without_secrets(v) for k, v in asdict(settings).items()}
+    stored = {"settings": said, "model": {"path": "m"}, "identity": settings.identity()}
     assert "S" not in str(stored["settings"]["source_options"].values())
     assert identity.settings(stored)["source_options"] == {"endpoint_url": "http://x"}
