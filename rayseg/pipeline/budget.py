@@ -62,6 +62,6 @@ def plan_budget(settings: SegmentSettings, *, cpus: float, gpus: float) -> Budge
             "Lower --predictors or --gpus-per-predictor."
         )
     task_cpus = 1.0 if cpus >= 8 else 0.5
-    predictor_cpus = math.floor(1e4 * min(0.5, (cpus - task_cpus) / high)) / 1e4  # Ray counts in ten-thousandths
+    predictor_cpus = math.floor(1e4 * min(0.4, (cpus - task_cpus) / high)) / 1e4  # Ray counts in ten-thousandths
     threads = settings.threads_per_predictor or max(1, int(cpus) // high)
     return Budget(low, high, predictor_cpus, per, threads, task_cpus, task_cpus / 2, "gpu" if use_gpu else "cpu")

@@ -42,6 +42,10 @@ from rayseg.predict.model_dir import ModelSpec, load_model_dir
 
 log = logging.getLogger(__name__)
 
+# Most bytes of files in one chunk. Where the network's input has a fixed size, images are small once they are prepared; where they stay as
+# they are, a JPEG grows about tenfold, and several chunks are on their way at any time.
+CHUNK_BYTES, CHUNK_BYTES_NATIVE = 256 * 2**20, 24 * 2**20
+
 # Ray Data waits this long without any progress before it gives up; a model may take minutes to load and to run its first batch.
 _NO_PROGRESS_S = 1800
 
@@ -134,7 +138,12 @@ def _plan(settings: SegmentSettings, spec: ModelSpec, store: Store, progress: Pr
         attempts=settings.fetch_attempts,
     )
     plan = write_plan(
-        source, store, chunk_images=settings.chunk_images, parallelism=parallelism, report=progress.listed
+        source,
+        store,
+        chunk_images=settings.chunk_images,
+        chunk_bytes=CHUNK_BYTES if spec.fixed_input else CHUNK_BYTES_NATIVE,
+        parallelism=parallelism,
+        report=progress.listed,
     )
     identity.write(store, settings, spec, wanted, plan)
     return plan
@@ -173,38 +182,35 @@ def _count_left(store: Store, shard: str, committed: dict[str, list[str]]) -> tu
 
 def _pipeline(context: Context, plan: Plan, left: LeftOver, budget: Budget) -> Dataset:
     """The four operators. One row is one chunk from end to end, so a commit never depends on how Ray cuts blocks."""
-    data = DataContext.get_current()
-    data.enable_progress_bars = False
-    data.print_on_execution_start = False
-    data.execution_no_progress_timeout_s = _NO_PROGRESS_S
-    data.target_max_block_size = 1  # a block is closed after each row, so that each chunk is its own task
+    chunk_by_chunk = {"batch_size": 1, "batch_format": "pyarrow"}
     rows = ray.data.read_datasource(
         _LeftChunks(context.store, plan, left), override_num_blocks=len(left.shards), num_cpus=budget.list_cpus
     )
     decoded = rows.map_batches(
-        fetch_and_decode,
-        fn_kwargs={"context": context},
-        batch_size=1,
-        batch_format="pyarrow",
-        num_cpus=budget.task_cpus,
+        fetch_and_decode, fn_kwargs={"context": context}, num_cpus=budget.task_cpus, **chunk_by_chunk
     )
     predicted = decoded.map_batches(
         PredictStage,
         fn_constructor_args=(context,),
         fn_constructor_kwargs={"device": budget.device, "threads": budget.threads},
-        batch_size=1,
-        batch_format="pyarrow",
         compute=ActorPoolStrategy(min_size=budget.min_predictors, max_size=budget.max_predictors),
         num_cpus=budget.predictor_cpus,
         num_gpus=budget.predictor_gpus or None,
+        **chunk_by_chunk,
     )
     return predicted.map_batches(
-        encode_and_commit,
-        fn_kwargs={"context": context},
-        batch_size=1,
-        batch_format="pyarrow",
-        num_cpus=budget.task_cpus,
+        encode_and_commit, fn_kwargs={"context": context}, num_cpus=budget.task_cpus, **chunk_by_chunk
     )
+
+
+def _data_context() -> DataContext:
+    """Ray Data's settings for our pipeline, leaving those of the process alone."""
+    data = DataContext.get_current().copy()
+    data.enable_progress_bars = False
+    data.print_on_execution_start = False
+    data.execution_no_progress_timeout_s = _NO_PROGRESS_S
+    data.target_max_block_size = 1  # a block is closed after each row, so that each chunk is its own task
+    return data
 
 
 def _run(context: Context, plan: Plan, left: LeftOver, budget: Budget) -> Iterator[tuple[int, int]]:
@@ -213,8 +219,10 @@ def _run(context: Context, plan: Plan, left: LeftOver, budget: Budget) -> Iterat
     Raises:
         RaysegError: as a stage raised it, without Ray's wrapping.
     """
+    with DataContext.current(_data_context()):
+        pipeline = _pipeline(context, plan, left, budget)
     try:
-        for batch in _pipeline(context, plan, left, budget).iter_batches(batch_size=None, batch_format="pyarrow"):
+        for batch in pipeline.iter_batches(batch_size=None, batch_format="pyarrow"):
             for row in batch.select(["ok", "failed"]).to_pylist():
                 yield row["ok"], row["failed"]
     except RaysegError:
@@ -255,11 +263,11 @@ class _LeftChunks(Datasource):
         return [ReadTask(self._reader(shard), unknown, schema=SCHEMA) for shard in self._left.shards]
 
     def _reader(self, shard: str) -> Callable[[], Iterator[pa.Table]]:
-        store, snapshot, chunk_images = self._store, self._left.snapshot, self._plan.chunk_images
+        store, snapshot, plan = self._store, self._left.snapshot, self._plan
 
         def read() -> Iterator[pa.Table]:
             done, _ = ledger.finished(store, ray.get(snapshot).get(shard, []))
-            for chunk in chunks(shard, read_shard(store, shard), done, chunk_images=chunk_images):
+            for chunk in chunks(plan, shard, read_shard(store, shard), done):
                 yield pack(chunk.name, chunk.units)
 
         return read

@@ -27,7 +27,7 @@ from rayseg.tables import PLAN, Unit, plan_table
 log = logging.getLogger(__name__)
 
 SHARD_UNITS = 16_384
-CHUNK_BYTES = 64 * 2**20
+UNKNOWN_BYTES = 2 * 2**20  # what a file counts whose size the source does not tell
 _BUCKETS = 64
 _MERGE_UNITS = 200_000
 _LIST_UNITS = 50_000
@@ -43,7 +43,7 @@ class Plan:
         units: rows in all shards.
         shards: names of the shards, such as "00-00003"; the file is plan/<name>.parquet.
         digest: sha256 over the ids in order.
-        chunk_images: most units in one chunk.
+        chunk_images, chunk_bytes: most units, and bytes of files, in one chunk.
         duplicates: units that were listed more than once and dropped.
     """
 
@@ -51,6 +51,7 @@ class Plan:
     shards: tuple[str, ...]
     digest: str
     chunk_images: int
+    chunk_bytes: int
     duplicates: int
 
 
@@ -67,6 +68,7 @@ def write_plan(
     store: Store,
     *,
     chunk_images: int | None,
+    chunk_bytes: int,
     parallelism: int,
     report: Callable[[int], None] = lambda n: None,
 ) -> Plan:
@@ -74,6 +76,7 @@ def write_plan(
 
     Args:
         chunk_images: most units in a chunk; None takes a 64th of the archive, between 8 and 128.
+        chunk_bytes: most bytes of files in a chunk of more than one.
         parallelism: listing tasks at a time.
         report: told the number of units found so far.
 
@@ -93,7 +96,7 @@ def write_plan(
     units = sum(rows for _, rows, _ in shards)
     digest = hashlib.sha256("".join(d for _, _, d in shards).encode()).hexdigest()
     chunk = chunk_images or min(128, max(8, units // 64))
-    return Plan(units, tuple(name for name, _, _ in shards), digest, chunk, listed - units)
+    return Plan(units, tuple(name for name, _, _ in shards), digest, chunk, chunk_bytes, listed - units)
 
 
 def read_shard(store: Store, shard: str) -> pa.Table:
@@ -101,20 +104,19 @@ def read_shard(store: Store, shard: str) -> pa.Table:
     return pq.read_table(io.BytesIO(store.read(f"plan/{shard}.parquet")), schema=PLAN)
 
 
-def chunks(shard: str, table: pa.Table, done: np.ndarray, *, chunk_images: int) -> Iterator[Chunk]:
+def chunks(plan: Plan, shard: str, table: pa.Table, done: np.ndarray) -> Iterator[Chunk]:
     """What is left of each chunk of a shard.
 
     Args:
         table: the shard's plan rows.
         done: int64, ids that are finished.
-        chunk_images: from the plan.
 
     Yields:
         Chunks with at least one unfinished unit.
     """
     left = ~np.isin(table["unit_id"].to_numpy(), done)
-    sizes = table["bytes"].fill_null(0).to_numpy()
-    for number, (start, stop) in enumerate(_cuts(sizes, chunk_images)):
+    sizes = table["bytes"].fill_null(UNKNOWN_BYTES).to_numpy()
+    for number, (start, stop) in enumerate(_cuts(sizes, plan.chunk_images, plan.chunk_bytes)):
         keep = np.flatnonzero(left[start:stop]) + start
         if keep.size:
             rows = table.take(pa.array(keep)).select(["uri", "page", "bytes", "version"]).to_pylist()
@@ -128,11 +130,11 @@ def shard_of(chunk_name: str) -> str:
     return "-".join(chunk_name.split("-")[:2])
 
 
-def _cuts(sizes: np.ndarray, chunk_images: int) -> Iterator[tuple[int, int]]:
-    """Borders of chunks: at most `chunk_images` files and CHUNK_BYTES of them, at least one file."""
+def _cuts(sizes: np.ndarray, most: int, most_bytes: int) -> Iterator[tuple[int, int]]:
+    """Borders of chunks: at most so many files and bytes of them, at least one file."""
     start = total = 0
     for i, size in enumerate(sizes.tolist()):
-        if i > start and (i - start == chunk_images or total + size > CHUNK_BYTES):
+        if i > start and (i - start == most or total + size > most_bytes):
             yield start, i
             start, total = i, 0
         total += size

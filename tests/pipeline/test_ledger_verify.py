@@ -45,11 +45,11 @@ def store(tmp_path) -> Store:
 @pytest.fixture
 def cut(store):
     """A finished job of 10 units in chunks of 3, one of them failed; returns its chunks."""
-    table = plan_table(Unit(f"/a/{i}.png") for i in range(10))
+    table = plan_table(Unit(f"/a/{i}.png", bytes=1) for i in range(10))
     store.write(f"plan/{SHARD}.parquet", parquet_bytes(table))
-    plan = Plan(10, (SHARD,), "d", 3, 0)
+    plan = Plan(10, (SHARD,), "d", 3, 2**20, 0)
     store.write("job.json", _job(plan))
-    cut = list(chunks(SHARD, table, np.empty(0, np.int64), chunk_images=3))
+    cut = list(chunks(plan, SHARD, table, np.empty(0, np.int64)))
     for chunk in cut:
         _commit(store, chunk, fail={"/a/4.png"})
     return cut

@@ -10,14 +10,19 @@ from hypothesis import strategies as st
 
 from rayseg.errors import SourceError
 from rayseg.pipeline import plan as planning
-from rayseg.pipeline.plan import chunks, shard_of
+from rayseg.pipeline.plan import UNKNOWN_BYTES, Plan, chunks, shard_of
 from rayseg.tables import Unit, plan_table
 
-_sizes = st.lists(st.one_of(st.none(), st.integers(0, planning.CHUNK_BYTES * 2)), min_size=1, max_size=60)
+BYTES = 2**20
+_sizes = st.lists(st.one_of(st.none(), st.integers(0, 2 * BYTES)), min_size=1, max_size=60)
 
 
 def _table(sizes):
     return plan_table(Unit(f"/a/{i:04d}.png", bytes=size) for i, size in enumerate(sizes))
+
+
+def _plan(chunk_images):
+    return Plan(0, (), "", chunk_images, BYTES, 0)
 
 
 @given(_sizes, st.integers(1, 9), st.data())
@@ -25,23 +30,23 @@ def test_left_chunks_hold_every_unfinished_unit_once_within_the_limits(sizes, ch
     table = _table(sizes)
     ids = table["unit_id"].to_numpy()
     done = np.asarray(data.draw(st.lists(st.sampled_from(ids.tolist()), unique=True)), dtype=np.int64)
-    found = list(chunks("00-00000", table, done, chunk_images=chunk_images))
+    found = list(chunks(_plan(chunk_images), "00-00000", table, done))
     left = [u.unit_id for c in found for u in c.units]
     assert left == [i for i in ids.tolist() if i not in set(done.tolist())]
     for chunk in found:
         assert 1 <= len(chunk.units) <= chunk_images
-        assert len(chunk.units) == 1 or sum(u.bytes or 0 for u in chunk.units) <= planning.CHUNK_BYTES
+        assert len(chunk.units) == 1 or sum(UNKNOWN_BYTES if u.bytes is None else u.bytes for u in chunk.units) <= BYTES
         assert shard_of(chunk.name) == "00-00000"
 
 
 @given(_sizes, st.integers(1, 9), st.data())
 def test_a_chunk_keeps_its_name_until_some_of_it_is_done(sizes, chunk_images, data):
     table = _table(sizes)
-    all_of = list(chunks("00-00000", table, np.empty(0, np.int64), chunk_images=chunk_images))
+    all_of = list(chunks(_plan(chunk_images), "00-00000", table, np.empty(0, np.int64)))
     finished = data.draw(st.sampled_from(all_of))
     part = finished.units[: data.draw(st.integers(1, len(finished.units)))]
     done = np.asarray([u.unit_id for u in part], dtype=np.int64)
-    again = {c.name for c in chunks("00-00000", table, done, chunk_images=chunk_images)}
+    again = {c.name for c in chunks(_plan(chunk_images), "00-00000", table, done)}
     others = {c.name for c in all_of if c is not finished}
     assert others <= again
     assert finished.name not in again
