@@ -39,8 +39,8 @@ def segment(args: argparse.Namespace) -> int:
     values = read_yaml(args.config) if args.config else {}
     values |= {k: v for k, v in vars(args).items() if k in _SEGMENT_FLAGS and v is not None}
     values |= parse_overrides(args.override)
-    for name in ("source_options", "out_options"):
-        values[name] = _storage_options(args, values.get(name))
+    values["source_options"] = _storage_options(args, values.get("source_options"))
+    values["out_options"] = _storage_options(args, values.get("out_options")) or None  # None: those of the source
     return _run_segment(build(SegmentSettings, values, where=args.config or "command line"), args)
 
 
@@ -52,8 +52,8 @@ def retry(args: argparse.Namespace) -> int:
     store = _store(args)
     values = identity.settings(identity.require(store))
     values["out"] = args.out
-    for name in ("source_options", "out_options"):
-        values[name] = _storage_options(args, values.get(name))
+    values["source_options"] = _storage_options(args, values.get("source_options"))
+    values["out_options"] = _storage_options(args, values.get("out_options")) or None  # None: those of the source
     values |= {k: v for k, v in vars(args).items() if k in _RETRY_FLAGS and v is not None}
     settings = build(SegmentSettings, values, where="job.json")
     with locked(store):
@@ -278,7 +278,9 @@ def _add_storage_flags(sub: argparse.ArgumentParser) -> None:
 
 
 def _storage_options(args: argparse.Namespace, given: dict[str, Any] | None) -> dict[str, Any]:
-    options = dict(given or {}) | parse_overrides(args.storage_option)
+    secrets = [pair for pair in args.storage_option if pair.startswith(("key=", "secret=", "token="))]
+    options = dict(given or {}) | parse_overrides(pair for pair in args.storage_option if pair not in secrets)
+    options |= dict(pair.split("=", 1) for pair in secrets)  # as they are: 1e5 is no number there
     if args.endpoint_url:
         options["endpoint_url"] = args.endpoint_url
     if args.anonymous:

@@ -31,6 +31,15 @@ class Rle:
         """Number of pixels set."""
         return int(coco_mask.area(self.to_coco()))
 
+    @property
+    def extent(self) -> Window:
+        """A window that holds every pixel set; empty for an empty mask.
+
+        It is the smallest one, but for masks with a run that goes on from one column to the next: full height.
+        """
+        x, y, width, height = (int(v) for v in coco_mask.toBbox(self.to_coco()))
+        return Window(x, y, x + width, y + height)
+
 
 def encode(mask: np.ndarray) -> Rle:
     """RLE of a full mask.

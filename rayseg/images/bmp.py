@@ -27,9 +27,13 @@ class _Fields:
     packed_bytes: int
     """Of the pixels, where they are compressed."""
 
+    @property
+    def packed(self) -> bool:
+        return self.compression in (_RLE8, _RLE4)
+
     def end(self, *, padded: bool) -> int:
         """The byte behind the last row, with or without the padding of rows to four bytes."""
-        if self.compression in (_RLE8, _RLE4):
+        if self.packed:
             return self.start + self.packed_bytes
         row_bytes = (self.width * self.bits + 7) // 8
         stride = (row_bytes + 3) // 4 * 4
@@ -61,7 +65,8 @@ def why_cut(data: bytes) -> str | None:
 
 def padded(data: bytes) -> bytes:
     """The file with the padding of its last row, which some writers leave out and decoders insist on."""
-    missing = _read(io.BytesIO(data)).end(padded=True) - len(data)
+    fields = _read(io.BytesIO(data))
+    missing = 0 if fields.packed else fields.end(padded=True) - len(data)
     return data + bytes(missing) if missing > 0 else data
 
 
@@ -74,7 +79,7 @@ def mend(data: bytes) -> bytes:
     fields = _read(io.BytesIO(data))
     if len(data) <= fields.start:
         raise CorruptImage("BMP: the file ends before its first pixel; nothing can be decoded.")
-    return data + _END_OF_BITMAP if fields.compression in (_RLE8, _RLE4) else padded(data)
+    return data + _END_OF_BITMAP if fields.packed else padded(data)
 
 
 def _read(file: BinaryIO) -> _Fields:

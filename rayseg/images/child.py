@@ -18,6 +18,7 @@ import resource
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -81,6 +82,8 @@ def _answer(
         return {"error": type(error).__name__, "message": str(error)[:_MESSAGE_LIMIT]}
     except MemoryError:
         return {"error": "ImageTooLarge", "message": "the image does not fit into the memory the decoder may use."}
+    except Exception:  # noqa: BLE001 - a slip in our code, as damaged images raise ImageError; the parent shall see it
+        return {"error": "RaysegError", "message": traceback.format_exc()[-_MESSAGE_LIMIT:]}
 
 
 def _load(name: str) -> Callable[..., np.ndarray]:

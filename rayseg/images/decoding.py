@@ -54,7 +54,7 @@ def decode(data: bytes, *, page: int = 0, max_pixels: int = MAX_PIXELS, allow_tr
       way), a TIFF's as they are.
     - Lab (TIFF): to sRGB, the image's white taken as sRGB's.
     - colour profiles, gamma and gain maps: ignored.
-    - animated PNG and WebP: the first picture (for PNG the default one); MPO: the first.
+    - animated PNG and WebP: the first picture (for PNG the default one; for WebP from OpenCV 4.11 on); MPO: the first.
     - TIFF samples that are signed, floating point, complex or of 32 bits: refused.
 
     Args:

@@ -25,6 +25,7 @@ def read_header(source: bytes | BinaryIO, *, page: int = 0) -> Header:
         UnsupportedImage: not one of JPEG, PNG, BMP, WebP, TIFF, or one of them in a kind we have no rule for.
         TruncatedImage: the file ends within its header.
         CorruptImage: the header is none; or the page does not exist.
+        ImageTooLarge: a PNG whose sides no decoder takes.
     """
     file = _open(source)
     kind = sniff(file.read(HEAD_BYTES))

@@ -16,7 +16,7 @@ import numpy as np
 
 from rayseg.errors import CorruptImage, ImageTooLarge
 
-# The orientation is applied by decode.py, from the header, for every format alike.
+# The orientation is applied by decoding.py, from the header, for every format alike.
 _FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 _UNTOUCHED = bytes(range(251, 235, -1))
 
@@ -83,4 +83,5 @@ def _translated(error: cv2.error, shape: tuple[int, ...]) -> CorruptImage | Imag
         )
     if error.code == cv2.Error.StsNoMem:
         return ImageTooLarge(f"{size} do not fit into the memory that is left.")
-    return CorruptImage(f"OpenCV cannot decode it as {size}, which its header says; the file is damaged.")
+    said = " ".join(error.err.split())[:200]
+    return CorruptImage(f"OpenCV cannot decode it as {size}, which its header says ({said}). The file is damaged.")

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from rayseg.errors import CorruptImage, TruncatedImage
+from rayseg.errors import CorruptImage, ImageTooLarge, TruncatedImage
 from rayseg.images import exif
 from rayseg.images.header import Header, oriented, take, unpack
 
@@ -18,6 +18,7 @@ _BITS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))  # Adam7
 _NO_PIXELS = {b"acTL", b"fcTL", b"fdAT", b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf"}
 _EXIF_LIMIT = 1 << 20
+_SIDE_LIMIT = 1_000_000  # of libpng, as everyone compiles it
 
 
 def read_header(file: BinaryIO) -> Header:
@@ -26,6 +27,7 @@ def read_header(file: BinaryIO) -> Header:
     Raises:
         TruncatedImage: the file ends within the first chunk.
         CorruptImage: the first chunk is not a header, or says what no PNG can.
+        ImageTooLarge: a side beyond what any decoder of PNG takes.
     """
     file.seek(len(_SIGNATURE))
     length, name, width, height, bits, kind, _, _, interlace = unpack(">I4sIIBBBBB", file, "the PNG header")
@@ -33,6 +35,10 @@ def read_header(file: BinaryIO) -> Header:
         raise CorruptImage(f"PNG: the first chunk is {name!r} of {length} bytes, not the header; the file is damaged.")
     if bits not in _BITS.get(kind, ()) or interlace > 1:
         raise CorruptImage(f"PNG: colour type {kind} with {bits} bits, interlace {interlace}: no PNG has that.")
+    if max(width, height) > _SIDE_LIMIT:
+        raise ImageTooLarge(
+            f"PNG of {width} x {height}: the decoder stops at {_SIDE_LIMIT} a side. Convert it to TIFF."
+        )
     return oriented("PNG", width, height, colour=_COLOURS[kind][0], bits=bits, orientation=_orientation(file))
 
 

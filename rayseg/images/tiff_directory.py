@@ -90,8 +90,8 @@ def chain(file: BinaryIO) -> Iterator[Directory]:
         if offset in seen:
             raise CorruptImage(f"TIFF: the directory at byte {offset} comes twice; the chain of pages is a circle.")
         seen.add(offset)
-        directory, offset = _read(file, order, big, offset)
-        fields += len(directory.entries)
+        directory, count, offset = _read(file, order, big, offset)
+        fields += count
         if fields * _SMALLEST_FIELD > size:  # or a small file could ask for hours of walking
             raise CorruptImage(f"TIFF: {len(seen)} directories need more than the file's {size} bytes; they overlap.")
         yield directory
@@ -118,8 +118,8 @@ def _start(file: BinaryIO) -> tuple[str, bool, int]:
     raise CorruptImage(f"TIFF: version {version}; 42 (TIFF) or 43 (BigTIFF) is possible.")
 
 
-def _read(file: BinaryIO, order: str, big: bool, offset: int) -> tuple[Directory, int]:
-    """One directory and the offset of the next, in two reads."""
+def _read(file: BinaryIO, order: str, big: bool, offset: int) -> tuple[Directory, int, int]:
+    """One directory, the count of its fields and the offset of the next directory, in two reads."""
     count_layout, entry_layout, next_layout = ("Q", "HHQ8s", "Q") if big else ("H", "HHI4s", "I")
     count_size, entry_size, next_size = (struct.calcsize(order + x) for x in (count_layout, entry_layout, next_layout))
     (count,) = struct.unpack(order + count_layout, _take_at(file, offset, count_size, "a TIFF directory"))
@@ -129,7 +129,7 @@ def _read(file: BinaryIO, order: str, big: bool, offset: int) -> tuple[Directory
     fields = struct.iter_unpack(order + entry_layout, body[: entry_size * count])
     entries = {tag: (kind, number, inline) for tag, kind, number, inline in fields}
     (following,) = struct.unpack(order + next_layout, body[entry_size * count :])
-    return Directory(file, order, big, offset, entries), following
+    return Directory(file, order, big, offset, entries), count, following
 
 
 def _take_at(file: BinaryIO, offset: int, count: int, what: str) -> bytes:

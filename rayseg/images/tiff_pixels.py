@@ -19,6 +19,8 @@ from rayseg.images.tiff import PHOTOMETRIC
 from rayseg.images.tiff_directory import Directory, first_offset_field
 
 _WHITE_IS_ZERO = 0
+_HIGH_BYTE = {12: 4, 16: 8}  # bits of a sample -> shift
+_TO_RGB = ("1", "L", "LA", "La", "PA", "P", "RGB", "RGBA", "RGBX", "RGBa", "YCbCr")  # modes that Pillow converts
 _LAB_OFFSET = (0, 128, 128)  # a and b are signed bytes in the file, and +128 in OpenCV
 
 
@@ -42,10 +44,9 @@ def read_bgr(data: bytes, out: np.ndarray, *, directory: Directory, header: Head
                 f"TIFF: the header says {header.stored_hw}, the decoder {image.size}; the file is damaged."
             )
         image.load()
-        pixels = _to_bgr(image, inverted=directory.first(PHOTOMETRIC, 0) == _WHITE_IS_ZERO, bits=header.bits)
-    if pixels.shape != out.shape:
-        raise CorruptImage(f"TIFF: the header says {out.shape[:2]}, the decoded page is {pixels.shape[:2]}.")
-    np.copyto(out, pixels)
+        if (image.height, image.width) != out.shape[:2]:
+            raise CorruptImage(f"TIFF: the header says {out.shape[:2]}, the page is {image.height, image.width}.")
+        _fill(image, out, inverted=directory.first(PHOTOMETRIC, 0) == _WHITE_IS_ZERO, bits=header.bits)
 
 
 def _open(data: bytes, directory: Directory, header: Header) -> TiffImagePlugin.TiffImageFile:
@@ -69,25 +70,26 @@ def _open(data: bytes, directory: Directory, header: Header) -> TiffImagePlugin.
         ) from error
 
 
-def _to_bgr(image: Image.Image, *, inverted: bool, bits: int) -> np.ndarray:
+def _fill(image: Image.Image, out: np.ndarray, *, inverted: bool, bits: int) -> None:
     """The rules of `decode`, by the mode Pillow gives."""
-    if image.mode.startswith("I;16"):
-        grey = np.asarray(image).astype(np.uint16, copy=False) >> (bits - 8)  # asarray minds the byte order
-        grey = grey.astype(np.uint8)
-        return cv2.cvtColor(255 - grey if inverted else grey, cv2.COLOR_GRAY2BGR)
-    if image.mode == "CMYK":
-        return _inks_to_bgr(np.asarray(image))
-    if image.mode == "LAB":
-        return cv2.cvtColor(np.asarray(image) ^ np.array(_LAB_OFFSET, np.uint8), cv2.COLOR_Lab2BGR)
-    if image.mode in ("1", "L", "LA", "La", "PA", "P", "RGB", "RGBA", "RGBX", "RGBa", "YCbCr"):
-        return cv2.cvtColor(np.asarray(image.convert("RGB")), cv2.COLOR_RGB2BGR)
-    raise UnsupportedImage(f"TIFF: samples of the kind {image.mode!r} have no rule. Scale it to 8-bit integers first.")
+    if image.mode.startswith("I;16") and bits in _HIGH_BYTE:
+        grey = (np.asarray(image) >> _HIGH_BYTE[bits]).astype(np.uint8)
+        cv2.cvtColor(255 - grey if inverted else grey, cv2.COLOR_GRAY2BGR, out)
+    elif image.mode == "CMYK":
+        _inks_to_bgr(np.asarray(image), out)
+    elif image.mode == "LAB":
+        cv2.cvtColor(np.asarray(image) ^ np.array(_LAB_OFFSET, np.uint8), cv2.COLOR_Lab2BGR, out)
+    elif image.mode in _TO_RGB:
+        rgb = image if image.mode == "RGB" else image.convert("RGB")
+        cv2.cvtColor(np.asarray(rgb), cv2.COLOR_RGB2BGR, out)
+    else:
+        raise UnsupportedImage(
+            f"TIFF: samples of the kind {image.mode!r} have no rule. Scale it to 8-bit integers first."
+        )
 
 
-def _inks_to_bgr(cmyk: np.ndarray) -> np.ndarray:
+def _inks_to_bgr(cmyk: np.ndarray, out: np.ndarray) -> None:
     """The plain formula OpenCV has for CMYK JPEGs; uint8 (H, W, 4), 255 is full ink, no profile."""
     black = 255 - cmyk[..., 3].astype(np.uint16)
-    bgr = np.empty((*cmyk.shape[:2], 3), np.uint8)
     for channel, ink in enumerate((2, 1, 0)):
-        bgr[..., channel] = black - (cmyk[..., ink] * black >> 8)
-    return bgr
+        out[..., channel] = black - (cmyk[..., ink] * black >> 8)

@@ -24,10 +24,10 @@ import numpy as np
 
 from rayseg import errors
 from rayseg.errors import CorruptImage, RaysegError
-from rayseg.images.decode import MAX_PIXELS
+from rayseg.images.decoding import MAX_PIXELS
 
-TIMEOUT_S = 30.0
-"""Default for one image."""
+TIMEOUT_S = 60.0
+"""Default for one image; the slowest honest one, a PNG at the limit of pixels, takes about 12 s of a core."""
 
 _START_TIMEOUT_S = 120.0
 _KEPT_BYTES = 256 << 20  # of each shared file, between images
@@ -63,7 +63,7 @@ class DecodeWorker:
 
     Args:
         timeout_s: an image that takes longer is given up and the child replaced.
-        memory_limit_bytes: address space the child may have (RLIMIT_AS), some 1 GB of which the libraries take; None
+        memory_limit_bytes: address space the child may have (RLIMIT_AS), some 0.3 GB of which the libraries take; None
             for no limit.
         decoder: `module:function` that the child calls with the arguments of `decode_bgr`; tests put a crashing one in.
     """
@@ -73,7 +73,7 @@ class DecodeWorker:
         *,
         timeout_s: float = TIMEOUT_S,
         memory_limit_bytes: int | None = None,
-        decoder: str = "rayseg.images.decode:decode_bgr",
+        decoder: str = "rayseg.images.decoding:decode_bgr",
     ) -> None:
         if not hasattr(os, "memfd_create"):
             raise RaysegError("a decoder process needs Linux (memfd_create). Use `decode`, which runs in this process.")
@@ -106,6 +106,16 @@ class DecodeWorker:
         self._input.shrink()
         self._output.shrink()
         return rgb
+
+    @property
+    def pid(self) -> int | None:
+        """Of the child, while there is one."""
+        return self._child.pid if self._child is not None else None
+
+    @property
+    def shared_bytes(self) -> int:
+        """Memory held between images, beside the child's own."""
+        return self._input.size + self._output.size
 
     def close(self) -> None:
         """End the child; a later `decode` starts a new one."""
@@ -142,6 +152,10 @@ class _MemoryFile:
         weakref.finalize(self, os.close, self.fd)
         self._map: mmap.mmap | None = None
 
+    @property
+    def size(self) -> int:
+        return os.fstat(self.fd).st_size
+
     def write(self, data: bytes) -> None:
         """Replace the content."""
         os.ftruncate(self.fd, len(data))
@@ -153,12 +167,12 @@ class _MemoryFile:
         """The start of the content as a uint8 array, which must be let go before the next `shrink`."""
         count = int(np.prod(shape))
         if self._map is None or len(self._map) < count:
-            self._map = mmap.mmap(self.fd, os.fstat(self.fd).st_size, prot=mmap.PROT_READ)
+            self._map = mmap.mmap(self.fd, self.size, prot=mmap.PROT_READ)
         return np.frombuffer(self._map, np.uint8, count=count).reshape(shape)
 
     def shrink(self) -> None:
         """Give memory back after a huge image. Smaller ones keep it: fresh pages cost as much as decoding into them."""
-        if os.fstat(self.fd).st_size > _KEPT_BYTES:
+        if self.size > _KEPT_BYTES:
             self._map = None
             os.ftruncate(self.fd, 0)
 
@@ -188,6 +202,10 @@ class _Child:
                 raise RaysegError(
                     f"the decoder process does not start ({error or 'it ended at once'}): {said}"
                 ) from error
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def alive(self) -> bool:
         return self._process.poll() is None

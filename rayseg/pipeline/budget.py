@@ -35,8 +35,12 @@ class Budget:
     device: str
 
 
-def plan_budget(settings: SegmentSettings, *, cpus: float, gpus: float) -> Budget:
+def plan_budget(settings: SegmentSettings, *, cpus: float, gpus: float, node_cpus: float | None = None) -> Budget:
     """Budget for a cluster with so many logical CPUs and GPUs.
+
+    Args:
+        node_cpus: of its smallest node; None where there is but one. All predictors and a task fit on it together: after the loss of
+            nodes Ray starts every predictor again wherever there is room, and leaves none for tasks if it can.
 
     Raises:
         ConfigError: GPUs are asked for and there are none, or fewer than the smallest pool needs.
@@ -61,7 +65,9 @@ def plan_budget(settings: SegmentSettings, *, cpus: float, gpus: float) -> Budge
             f"{low} predictors with {per:g} GPUs each need {low * per:g} GPUs, the cluster has {gpus:g}. "
             "Lower --predictors or --gpus-per-predictor."
         )
-    task_cpus = 1.0 if cpus >= 8 else 0.5
-    predictor_cpus = math.floor(1e4 * min(0.4, (cpus - task_cpus) / high)) / 1e4  # Ray counts in ten-thousandths
+    node_cpus = min(cpus, node_cpus or cpus)
+    task_cpus = 1.0 if node_cpus >= 8 else 0.5
+    share = min(0.4, (node_cpus - task_cpus) / high)
+    predictor_cpus = max(1, math.floor(1e4 * share)) / 1e4  # Ray counts in ten-thousandths
     threads = settings.threads_per_predictor or max(1, int(cpus) // high)
     return Budget(low, high, predictor_cpus, per, threads, task_cpus, task_cpus / 2, "gpu" if use_gpu else "cpu")

@@ -13,6 +13,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -26,7 +27,7 @@ from ray.data.block import BlockMetadata
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayseg.config.segment import SegmentSettings
-from rayseg.errors import ConfigError, RaysegError, TooManyFailures
+from rayseg.errors import ConfigError, OutputError, RaysegError, TooManyFailures
 from rayseg.pipeline import identity, ledger
 from rayseg.pipeline.board import Board, Tally
 from rayseg.pipeline.budget import Budget, plan_budget
@@ -37,7 +38,7 @@ from rayseg.pipeline.progress import Progress, watch
 from rayseg.pipeline.sources import open_source
 from rayseg.pipeline.stages import Context, PredictStage, encode_and_commit, fetch_and_decode
 from rayseg.pipeline.storage import Store
-from rayseg.pipeline.verify import Findings, check_shard, merge_findings
+from rayseg.pipeline.verify import Findings, against_plan, check_shard, merge_findings
 from rayseg.predict.model_dir import ModelSpec, load_model_dir
 
 log = logging.getLogger(__name__)
@@ -76,9 +77,11 @@ def run_job(settings: SegmentSettings, *, progress: Progress) -> JobResult:
     if settings.save_label_maps and spec.task != "semantic":
         raise ConfigError(f"save_label_maps needs a semantic model; {spec.name} finds instances")
     cluster = ray.cluster_resources()
-    budget = plan_budget(settings, cpus=cluster.get("CPU", 0), gpus=cluster.get("GPU", 0))
+    nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    smallest = min((cpus for cpus in nodes if cpus >= 1), default=None)
+    budget = plan_budget(settings, cpus=cluster.get("CPU", 0), gpus=cluster.get("GPU", 0), node_cpus=smallest)
     store = open_store(settings)
-    with locked(store):
+    with locked(store), _unwrapped():
         plan = _plan(settings, spec, store, progress, parallelism=max(2, int(cluster.get("CPU", 1)) * 2))
         progress.planned(plan.units, budget)
         left = _left_over(store, plan, budget)
@@ -99,6 +102,8 @@ def run_job(settings: SegmentSettings, *, progress: Progress) -> JobResult:
                         )
         finally:
             _note_run(store, started, board, budget, cluster)
+            ray.kill(board)  # handles that Ray Data keeps would let its process live on
+        ledger.sweep_temporaries(store)
         findings = check_all(store, plan, budget)
     within = limit is None or findings.failed <= limit
     progress.finished(findings)
@@ -119,7 +124,7 @@ def check_all(store: Store, plan: Plan, budget: Budget) -> Findings:
     committed = ray.put(ledger.names(store))
     task = _task(budget, check_shard)
     running = [task.remote(store, shard, committed) for shard in plan.shards]
-    return merge_findings(ray.get(running))
+    return against_plan(merge_findings(ray.get(running)), plan)
 
 
 def _plan(settings: SegmentSettings, spec: ModelSpec, store: Store, progress: Progress, *, parallelism: int) -> Plan:
@@ -209,26 +214,31 @@ def _data_context() -> DataContext:
     data.enable_progress_bars = False
     data.print_on_execution_start = False
     data.execution_no_progress_timeout_s = _NO_PROGRESS_S
+    data.raise_original_map_exception = True  # else ours is wrapped in one of Ray's, which loses it on the way here
     data.target_max_block_size = 1  # a block is closed after each row, so that each chunk is its own task
     return data
 
 
 def _run(context: Context, plan: Plan, left: LeftOver, budget: Budget) -> Iterator[tuple[int, int]]:
-    """Execute the pipeline; yields (ok, failed) of each commit as it happens.
-
-    Raises:
-        RaysegError: as a stage raised it, without Ray's wrapping.
-    """
+    """Execute the pipeline; yields (ok, failed) of each commit as it happens."""
     with DataContext.current(_data_context()):
         pipeline = _pipeline(context, plan, left, budget)
+    for batch in pipeline.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for row in batch.select(["ok", "failed"]).to_pylist():
+            yield row["ok"], row["failed"]
+
+
+@contextmanager
+def _unwrapped() -> Iterator[None]:
+    """An error of ours that a task raised leaves the block as the task raised it, without Ray's wrapping."""
     try:
-        for batch in pipeline.iter_batches(batch_size=None, batch_format="pyarrow"):
-            for row in batch.select(["ok", "failed"]).to_pylist():
-                yield row["ok"], row["failed"]
-    except RaysegError:
-        raise
+        yield
     except Exception as error:
-        raise (_cause(error) or error) from error
+        ours = _cause(error)
+        if ours is None or ours is error:
+            raise
+        # Ray Data adds advice on its own settings to the message of what a stage raises.
+        raise type(ours)(str(ours).partition("\nFailed to apply UDF transform")[0]) from error
 
 
 def _cause(error: BaseException | None) -> RaysegError | None:
@@ -279,14 +289,18 @@ def _task(budget: Budget, function: Callable[..., Any]) -> Any:
 
 
 def _board() -> Any:
-    """The board, on this node: it lives and dies with the driver."""
+    """The board, on this node: it lives and dies with the driver. Should it alone die, an empty one takes its place."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return Board.options(scheduling_strategy=here).remote()
+    return Board.options(scheduling_strategy=here, max_restarts=-1, max_task_retries=-1).remote()
 
 
 def _note_run(store: Store, started: float, board: Any, budget: Budget, cluster: dict[str, float]) -> None:
     """Leave a note of this run for the report. A run that is killed leaves none; nothing depends on it."""
-    tallies, backends = ray.get(board.read.remote())
+    try:
+        tallies, backends = ray.get(board.read.remote())
+    except ray.exceptions.RayError as error:
+        log.warning("no note of this run: its board is gone (%s)", error)
+        return
     seconds = {name: value for tally in tallies.values() for name, value in tally.seconds.items()}
     written = tallies.get("encode", Tally())
     note = {
@@ -302,4 +316,7 @@ def _note_run(store: Store, started: float, board: Any, budget: Budget, cluster:
         "backend": ", ".join(backends),
     }
     name = datetime.fromtimestamp(started, UTC).strftime("%Y%m%dT%H%M%S") + f"-{os.getpid()}"
-    store.write(f"runs/{name}.json", json.dumps(note, indent=2).encode())
+    try:
+        store.write(f"runs/{name}.json", json.dumps(note, indent=2).encode())
+    except OutputError as error:  # must not hide what ended the run, which may be the same full disk
+        log.warning("no note of this run: %s", error)

@@ -37,11 +37,8 @@ def sweep(store: Store) -> dict[str, list[str]]:
     Returns:
         The committed chunks of each shard.
     """
+    sweep_temporaries(store)
     objects, images = store.list("objects"), store.list("images")
-    for folder, names in (("objects", objects), ("images", images)):
-        for name in [n for n in names if n.startswith(".") and n.endswith(".tmp")]:
-            store.delete(f"{folder}/{name}")
-            del names[name]
     for name in sorted(set(objects) - set(images)):
         log.info("objects/%s has no ledger file: left by a killed task, deleted", name)
         store.delete(f"objects/{name}")
@@ -53,6 +50,16 @@ def sweep(store: Store) -> dict[str, list[str]]:
         chunk = name.removesuffix(".parquet")
         committed.setdefault(shard_of(chunk), []).append(chunk)
     return committed
+
+
+def sweep_temporaries(store: Store) -> None:
+    """Delete the half-written files of killed processes; only local disks have them. None of ours may be writing."""
+    if not store.local:
+        return
+    for folder in ("", "objects", "images", "label_maps", "plan", "runs"):
+        for name in store.list(folder):
+            if name.startswith(".") and name.endswith(".tmp"):
+                store.delete(f"{folder}/{name}" if folder else name)
 
 
 def names(store: Store) -> dict[str, tuple[list[str], list[str]]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rayseg.errors import OutputError
 from rayseg.pipeline.storage import Store
@@ -38,7 +38,7 @@ def locked(store: Store) -> Iterator[None]:
             raise OutputError(
                 f"{store.url}: process {file.read().strip() or '?'} is writing there now. Wait for it, or stop it and run again."
             ) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with suppress(OSError):  # on a full disk the lock holds all the same, without the name of its holder
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), str(os.getpid()).encode())
         yield

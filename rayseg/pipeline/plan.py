@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
@@ -17,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import ray
 
 from rayseg.errors import SourceError
 from rayseg.pipeline.sources import Source, expand, read_manifest
@@ -83,6 +83,8 @@ def write_plan(
     Raises:
         SourceError: the source holds nothing, or two units share an id.
     """
+    import ray  # not above: verify and report read plans without Ray
+
     store.delete_folder("plan")
     runs, listed = _list(source, store, parallelism, report)
     if listed == 0:
@@ -147,9 +149,15 @@ def _name_hash(ids: np.ndarray) -> str:
 
 
 def _list(source: Source, store: Store, parallelism: int, report: Callable[[int], None]) -> tuple[list[str], int]:
-    """Run listing tasks until no folder is left; returns the names of the runs and the number of rows in them."""
+    """Run listing tasks until no folder is left; returns the names of the runs and the number of rows in them.
+
+    The names are of this call alone: a task of a planning that was killed may still be writing on some node.
+    """
+    import ray
+
+    token = uuid.uuid4().hex[:8]
     if source.kind == "manifest":
-        found = ray.get(ray.remote(num_cpus=_TASK_CPUS)(_list_manifest).remote(source, store))
+        found = ray.get(ray.remote(num_cpus=_TASK_CPUS)(_list_manifest).remote(source, store, token))
         report(sum(rows for _, rows in found))
         return [name for name, _ in found], sum(rows for _, rows in found)
     task = ray.remote(num_cpus=_TASK_CPUS)(_list_folders)
@@ -157,7 +165,7 @@ def _list(source: Source, store: Store, parallelism: int, report: Callable[[int]
     while waiting or running:
         while waiting and len(running) < parallelism:
             share = max(1, len(waiting) // parallelism)
-            running.append(task.remote(source, waiting[:share], store, f"{number:06d}"))
+            running.append(task.remote(source, waiting[:share], store, f"{token}-{number:06d}"))
             waiting, number = waiting[share:], number + 1
         ready, running = ray.wait(running, num_returns=1)
         name, rows, folders = ray.get(ready[0])
@@ -175,12 +183,12 @@ def _list_folders(source: Source, roots: list[str], store: Store, name: str) -> 
     return name, len(found.units), found.folders
 
 
-def _list_manifest(source: Source, store: Store) -> list[tuple[str, int]]:
+def _list_manifest(source: Source, store: Store, token: str) -> list[tuple[str, int]]:
     out = []
     for number, units in enumerate(read_manifest(source)):
         if units:
-            _write_run(store, f"{number:06d}", units)
-            out.append((f"{number:06d}", len(units)))
+            _write_run(store, f"{token}-{number:06d}", units)
+            out.append((f"{token}-{number:06d}", len(units)))
     return out
 
 

@@ -41,7 +41,8 @@ def connected(address: str | None = None, *, num_cpus: int | None = None, verbos
             ) from error
     else:
         ray.init("local", num_cpus=num_cpus, include_dashboard=False, log_to_driver=verbose, logging_level=level)
-    logging.getLogger("ray.data").setLevel(level)
+    # What stops a pipeline reaches the user as our own error; Ray Data would print its traceback as well.
+    logging.getLogger("ray.data").setLevel(logging.INFO if verbose else logging.CRITICAL)
     try:
         yield
     finally:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -25,7 +26,7 @@ from fsspec.utils import glob_translate
 from rayseg.config.load import nearest
 from rayseg.errors import ConfigError, ImageError, SourceError
 from rayseg.images import count_pages
-from rayseg.pipeline.storage import filesystem, is_local, with_retries
+from rayseg.pipeline.storage import filesystem, is_final, is_local, with_retries
 from rayseg.tables import Unit
 
 log = logging.getLogger(__name__)
@@ -92,8 +93,7 @@ def open_source(
     path = (
         os.path.abspath(split_protocol(source)[1]) if is_local(source) else str(fs._strip_protocol(source)).rstrip("/")
     )
-    skip = os.path.abspath(split_protocol(out)[1]) if out and is_local(out) and is_local(source) else out
-    base = Source("files", (), skip=skip, options=options, attempts=attempts)
+    base = Source("files", (), skip=_inside(fs, source, out), options=options, attempts=attempts)
     try:
         kind = with_retries(lambda: _kind(fs, path), attempts=attempts, what=source)
     except Exception as error:
@@ -117,10 +117,13 @@ def open_source(
 def expand(source: Source, roots: list[str], *, max_units: int) -> Found:
     """Walk some of a source's folders, depth first, until `max_units` units are found.
 
-    A folder that cannot be listed becomes a unit itself, so that the job accounts for it as a failed row.
+    A folder that may not be listed becomes a unit itself, so that the job accounts for it as a failed row.
+
+    Raises:
+        SourceError: the storage kept failing. A plan made now would lack files that are there.
     """
     fs = filesystem(roots[0], source.options) if roots else None
-    pending, units = list(reversed(roots)), []
+    pending, units = list(reversed(roots)), list[Unit]()
     match = re.compile(source.pattern).fullmatch if source.pattern else None
     while pending and len(units) < max_units and fs is not None:
         root = pending.pop()
@@ -128,8 +131,12 @@ def expand(source: Source, roots: list[str], *, max_units: int) -> Found:
         if source.skip and path == source.skip.rstrip("/"):
             continue
         try:
-            entries = with_retries(lambda p=path: _entries(fs, p), attempts=source.attempts, what=root)
-        except OSError as error:
+            entries = with_retries(partial(_entries, fs, path), attempts=source.attempts, what=root)
+        except Exception as error:  # storage libraries raise their own trees
+            if not is_final(error):
+                raise SourceError(
+                    f"{root}: listing it keeps failing: {error}. Run the same command again later."
+                ) from error
             log.warning("%s: cannot be listed (%s); it becomes a failed row", root, error)
             units.append(Unit(root))
             continue
@@ -142,7 +149,7 @@ def expand(source: Source, roots: list[str], *, max_units: int) -> Found:
             elif match is None or match(name):
                 if path == name or not name.rsplit("/", 1)[-1].startswith("."):
                     files.append(entry)
-        units.extend(_units(fs, list(reversed(files))))
+        units.extend(_units(fs, list(reversed(files)), source.attempts))
     return Found(units, list(reversed(pending)))
 
 
@@ -159,7 +166,7 @@ def read_manifest(source: Source, *, batch_rows: int = 20_000) -> Iterator[list[
         for paths in _manifest_paths(fs, to_path(fs, manifest), source, batch_rows):
             uris = [_absolute(p, folder) for p in paths if p and p.strip()]
             entries = [{"name": uri} for uri in uris]
-            yield list(_paged(entries, lambda e: Unit(e["name"]), source.options))
+            yield list(_paged(entries, lambda e: Unit(e["name"]), source.options, source.attempts))
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise SourceError(f"{manifest}: cannot read the manifest: {error}") from error
 
@@ -187,6 +194,13 @@ def to_path(fs: fsspec.AbstractFileSystem, uri: str) -> str:
 
 def _is_local_fs(fs: fsspec.AbstractFileSystem) -> bool:
     return "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
+
+
+def _inside(fs: fsspec.AbstractFileSystem, source: str, out: str | None) -> str | None:
+    """The output as the source's file system writes paths; None when it cannot lie inside the source."""
+    if out is None or is_local(out) != is_local(source):
+        return None
+    return os.path.abspath(split_protocol(out)[1]) if is_local(out) else str(fs._strip_protocol(out)).rstrip("/")
 
 
 def _kind(fs: fsspec.AbstractFileSystem, path: str) -> str | None:
@@ -227,37 +241,54 @@ def _local_entry(path: str, *, is_dir: bool) -> dict[str, Any]:
     return entry
 
 
-def _units(fs: fsspec.AbstractFileSystem, entries: list[dict[str, Any]]) -> Iterator[Unit]:
+def _units(fs: fsspec.AbstractFileSystem, entries: list[dict[str, Any]], attempts: int) -> Iterator[Unit]:
     def unit(entry: dict[str, Any]) -> Unit:
         version = entry.get("version") or entry.get("ETag") or entry.get("etag") or entry.get("mtime")
         return Unit(
             to_uri(fs, entry["name"]), 0, entry.get("size"), None if version is None else str(version).strip('"')
         )
 
-    return _paged(entries, unit, fs)
+    return _paged(entries, unit, fs, attempts)
 
 
-def _paged(entries: list[dict[str, Any]], unit: Any, fs: Any) -> Iterator[Unit]:
+def _paged(entries: list[dict[str, Any]], unit: Any, fs: Any, attempts: int) -> Iterator[Unit]:
     """One unit for each file, and one for each page of a TIFF; page counts are read side by side, headers only."""
     units = [unit(entry) for entry in entries]
     tiffs = [u for u in units if u.uri.lower().endswith(_TIFF)]
     pages: dict[str, int] = {}
     if tiffs:
         with ThreadPoolExecutor(_PAGE_THREADS) as pool:
-            pages = dict(zip([u.uri for u in tiffs], pool.map(lambda u: _pages(u.uri, fs), tiffs), strict=True))
+            pages = dict(
+                zip([u.uri for u in tiffs], pool.map(lambda u: _pages(u.uri, fs, attempts), tiffs), strict=True)
+            )
     for u in units:
         for page in range(pages.get(u.uri, 1)):
             yield replace(u, page=page)
 
 
-def _pages(uri: str, fs: Any) -> int:
-    """Pages of a TIFF; 1 when it cannot be told, so that decoding reports what is wrong."""
+def _pages(uri: str, fs: Any, attempts: int) -> int:
+    """Pages of a TIFF; 1 when the file does not tell, so that decoding reports what is wrong.
+
+    Raises:
+        SourceError: the storage kept failing. Pages would be missing in the plan.
+    """
+
+    def count() -> int:
+        found = filesystem(uri, fs) if isinstance(fs, dict) else fs
+        with found.open(to_path(found, uri), "rb") as file:
+            try:
+                return max(1, count_pages(file))
+            except ImageError:
+                return 1
+
     try:
-        fs = filesystem(uri, fs) if isinstance(fs, dict) else fs
-        with fs.open(to_path(fs, uri), "rb") as file:
-            return max(1, count_pages(file))
-    except (OSError, ImageError, SourceError):
-        return 1
+        return with_retries(count, attempts=attempts, what=uri)
+    except Exception as error:  # storage libraries raise their own trees
+        if is_final(error) or isinstance(error, SourceError):
+            return 1
+        raise SourceError(
+            f"{uri}: reading its header keeps failing: {error}. Run the same command again later."
+        ) from error
 
 
 def _manifest_paths(fs: fsspec.AbstractFileSystem, path: str, source: Source, batch_rows: int) -> Iterator[list[str]]:

@@ -45,6 +45,8 @@ _FINAL_CODES = {
     "403",
     "404",
 }
+# botocore's, which are of no narrower class; it need not be installed.
+_FINAL_NAMES = {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "ParamValidationError"}
 _LONGEST_PAUSE_S = 20.0
 
 
@@ -80,7 +82,7 @@ def with_retries(call: Callable[[], T], *, attempts: int, what: str) -> T:
             if attempt == attempts or is_final(error):
                 raise
             pause_s = min(_LONGEST_PAUSE_S, 0.2 * 2 ** (attempt - 1)) * random.uniform(0.5, 1.5)
-            log.info("%s: try %d of %d failed (%s), again in %.1f s", what, attempt, attempts, error, pause_s)
+            log.warning("%s: try %d of %d failed (%s), again in %.1f s", what, attempt, attempts, error, pause_s)
             time.sleep(pause_s)
     raise AssertionError("unreachable")
 
@@ -88,6 +90,8 @@ def with_retries(call: Callable[[], T], *, attempts: int, what: str) -> T:
 def is_final(error: BaseException) -> bool:
     """True when trying again cannot help."""
     if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)):
+        return True
+    if type(error).__name__ in _FINAL_NAMES:
         return True
     response = getattr(error, "response", None)
     if isinstance(response, dict) and str(response.get("Error", {}).get("Code")) in _FINAL_CODES:
@@ -100,6 +104,8 @@ def is_final(error: BaseException) -> bool:
 @dataclass(frozen=True)
 class Store:
     """The files below one folder or URL. Picklable; names are relative, with forward slashes.
+
+    What the storage refuses, or what still fails after all attempts, is raised as OutputError.
 
     Attributes:
         url: folder, or any fsspec URL.
@@ -150,7 +156,13 @@ class Store:
         return self._try(lambda: self.fs.cat_file(self.path(name)), f"read {name}")
 
     def exists(self, name: str) -> bool:
-        return self._try(lambda: self.fs.isfile(self.path(name)), f"look for {name}")
+        def call() -> bool:
+            try:
+                return bool(self.fs.info(self.path(name))["type"] == "file")  # fs.isfile takes any fault for a no
+            except FileNotFoundError:
+                return False
+
+        return self._try(call, f"look for {name}")
 
     def write(self, name: str, data: bytes) -> None:
         """Put one whole file in place of whatever was there.
@@ -159,7 +171,7 @@ class Store:
             OutputError: the storage refuses, is full, or keeps failing.
         """
         try:
-            self._try(lambda: self._write_once(name, data), f"write {name}")
+            with_retries(lambda: self._write_once(name, data), attempts=self.attempts, what=f"{self.url}: write {name}")
         except Exception as error:
             raise OutputError(
                 f"{self.url}: cannot write {name} ({len(data)} bytes): {error}. "
@@ -187,7 +199,13 @@ class Store:
         self._try(call, f"delete {folder}/")
 
     def _try(self, call: Callable[[], T], what: str) -> T:
-        return with_retries(call, attempts=self.attempts, what=f"{self.url}: {what}")
+        try:
+            return with_retries(call, attempts=self.attempts, what=f"{self.url}: {what}")
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # storage libraries raise their own trees
+            remedy = "its permissions" if self.local else "the credentials and --endpoint-url"
+            raise OutputError(f"{self.url}: cannot {what}: {error}. Check {remedy} and run again.") from error
 
     def _write_once(self, name: str, data: bytes) -> None:
         if not self.local:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rayseg.pipeline import identity, ledger
-from rayseg.pipeline.plan import read_shard, shard_of
+from rayseg.pipeline.plan import Plan, read_shard, shard_of
 from rayseg.pipeline.storage import Store
 from rayseg.tables import FAILED
 
@@ -58,7 +58,15 @@ def verify(store: Store) -> Findings:
     strays = _strays(plan.shards, committed)
     with ThreadPoolExecutor(_READERS) as pool:
         found = list(pool.map(lambda shard: check_shard(store, shard, committed), plan.shards))
-    return merge_findings([*found, strays])
+    return against_plan(merge_findings([*found, strays]), plan)
+
+
+def against_plan(found: Findings, plan: Plan) -> Findings:
+    """The findings, and whether the plan's files still hold as many units as were planned."""
+    if found.planned == plan.units:
+        return found
+    text = f"plan/ holds {found.planned} units, {plan.units} were planned. Restore its files; or start anew in another folder"
+    return replace(found, n_problems=found.n_problems + 1, problems=(text, *found.problems)[:_SHOWN])
 
 
 def merge_findings(parts: Iterable[Findings]) -> Findings:
@@ -78,12 +86,16 @@ def check_shard(store: Store, shard: str, committed: dict[str, tuple[list[str], 
         check.problem(f"objects/{name}.parquet has no ledger file: orphan. `rayseg segment` again sweeps it")
     for name in sorted(images - objects):
         check.problem(f"images/{name}.parquet has no objects file. Run `rayseg segment` again to redo its images")
-    seen = [check.pair(store, name) for name in sorted(images & objects)]
-    ids = np.concatenate([np.empty(0, dtype=np.int64), *seen])
+    seen = {name: check.pair(store, name) for name in sorted(images & objects)}
+    ids = np.concatenate([np.empty(0, dtype=np.int64), *seen.values()])
     unique, counts = np.unique(ids, return_counts=True)
     uris = dict(zip(plan["unit_id"].to_pylist(), plan["uri"].to_pylist(), strict=True)) if plan is not None else {}
     for unit, n in zip(unique[counts > 1].tolist(), counts[counts > 1].tolist(), strict=True):
-        check.problem(f"unit {unit} ({uris.get(unit, 'not planned')}) is in the ledger {n} times")
+        files = [f"images/{name}.parquet" for name, rows in seen.items() if unit in rows]
+        check.problem(
+            f"unit {unit} ({uris.get(unit, 'not planned')}) is in the ledger {n} times, in {' and '.join(files)}. "
+            f"Delete {files[-1]} and run `rayseg segment` again"
+        )
     planned = np.asarray(list(uris), dtype=np.int64)
     for unit in np.setdiff1d(unique, planned).tolist():
         check.problem(f"unit {unit} is in the ledger but not in plan/{shard}.parquet")

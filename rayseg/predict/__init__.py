@@ -1,1 +1,1 @@
-"""One process: model directories, preparing an image, running a network, finishing its outputs, exporting. No cluster here."""
+"""One process: model directories, preparing an image, running a network, finishing its outputs, export."""

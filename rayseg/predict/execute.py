@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from rayseg.predict.backends.protocol import Backend
-from rayseg.predict.model_dir import ModelSpec
 from rayseg.predict.prepare import Prepared, to_input
 from rayseg.predict.raw import Raw, split_outputs
+from rayseg.predict.spec import ModelSpec
 
 
 def execute(spec: ModelSpec, backend: Backend, batch: Sequence[Prepared], *, min_score: float = 0.0) -> list[Raw]:

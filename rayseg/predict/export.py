@@ -1,7 +1,8 @@
 """Write a network as an inference model directory that PaddleX's loader and ours can read.
 
-Two flavours: `paddlex` has the inputs and outputs of PaddleX's own exports, `lean` stops where the numbers are small (masks as
-prototypes, labels as bytes) and takes any batch; finish/ does the rest. Reading directories is model_dir.py's.
+Two flavours: `paddlex` has the inputs and outputs of PaddleX's own exports, `lean` stops where the numbers are small
+(masks as prototypes, labels as bytes) and takes any batch; finish/ does the rest. Reading directories is
+model_dir.py's.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ def export_model(
         network: a PPYOLOESeg or PPLiteSeg with its weights.
         name: written as `Global.model_name`.
         labels: name of each class id.
-        input_size: fixes the input of a semantic network; None takes any size. An instance network has its own, which this
-            may only repeat.
+        input_size: fixes the input of a semantic network; None takes any size. An instance network has its own, which
+            this may only repeat.
         draw_threshold: score an object must exceed unless the caller of a job has another; instance networks only.
         preprocess: None takes what the family is published with.
         overwrite: replace a directory that is there.
@@ -97,7 +98,9 @@ def _describe_ppyoloe(
 ) -> tuple[nn.Layer, list[Any], dict[str, Any]]:
     size = network.input_size
     if input_size not in (None, size):
-        raise ModelError(f"the network was built for {size}, asked to export for {input_size}; build it with that input_size")
+        raise ModelError(
+            f"the network was built for {size}, asked to export for {input_size}; build it with that input_size"
+        )
     preprocess = preprocess or Preprocess(resize=size, mean=(0.0,) * 3, std=(1.0,) * 3, interpolation="cubic")
     if preprocess.resize != size:
         raise ModelError(f"preprocessing resizes to {preprocess.resize}, the network takes {size}")

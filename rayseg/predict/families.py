@@ -1,4 +1,4 @@
-"""Which models we can finish, decided by what a directory says it is and by what its program gives, in one visible table.
+"""Which models we can finish, decided by what a directory says it is and by what its program gives, in one table.
 
 A name is only looked at to say "not yet" for a published model we know; a model trained by a user may have any name.
 """
@@ -33,11 +33,14 @@ class Family:
         if found != [(kind, rank) for _, kind, rank in self.outputs]:
             wanted = ", ".join(f"{name} ({kind}, {rank}-d)" for name, kind, rank in self.outputs)
             raise ModelError(
-                f"{path}: gives {_say(program.outputs)}; a {self.flavour} {self.name} program gives {wanted}. {self._hint(program)}"
+                f"{path}: gives {_say(program.outputs)}; a {self.flavour} {self.name} program gives {wanted}. "
+                f"{self._hint(program)}"
             )
         fits = len(program.inputs) == 1 if self.inputs is None else set(program.inputs) == self.inputs
         if not fits:
-            raise ModelError(f"{path}: takes {', '.join(program.inputs)}; expected {', '.join(sorted(self.inputs or {'one image'}))}")
+            raise ModelError(
+                f"{path}: takes {', '.join(program.inputs)}; expected {', '.join(sorted(self.inputs or {'one image'}))}"
+            )
 
     def _hint(self, program: Program) -> str:
         if self.task == "instance" and len(program.outputs) == 2:
@@ -106,7 +109,9 @@ def identify(config: dict[str, Any], path: Path) -> Family:
     if own is not None:
         key = (own.get("family"), own.get("flavour")) if isinstance(own, dict) else (own, None)
         if key not in FAMILIES:
-            raise ModelError(f"{path}: rayseg block {own!r} names no known family and flavour; known: {sorted(FAMILIES)}")
+            raise ModelError(
+                f"{path}: rayseg block {own!r} names no known family and flavour; known: {sorted(FAMILIES)}"
+            )
         return FAMILIES[key]
     if "arch" in config:
         return _instance_family(config, path)
@@ -114,8 +119,8 @@ def identify(config: dict[str, Any], path: Path) -> Family:
     if isinstance(deploy, dict) and "transforms" in deploy:
         return _semantic_family(config, deploy, path)
     raise ModelError(
-        f"{path}: has neither `arch` (instance models) nor `Deploy.transforms` (semantic models), so {_model_name(config)} "
-        "is not a segmentation model, or the file is cut"
+        f"{path}: has neither `arch` (instance models) nor `Deploy.transforms` (semantic models), so "
+        f"{_model_name(config)} is not a segmentation model, or the file is cut"
     )
 
 
@@ -124,8 +129,12 @@ def _instance_family(config: dict[str, Any], path: Path) -> Family:
     if arch == "PPYOLOE":
         return _PPYOLOE_PADDLEX
     if arch in _OTHER_ARCHS and config.get("mask"):
-        raise ModelError(f"{path}: {_model_name(config)} is of arch {arch} ({_OTHER_ARCHS[arch]}), not supported yet. {_FINISHED}")
-    raise ModelError(f"{path}: {_model_name(config)} is of arch {arch!r}, which is not a segmentation model we know. {_FINISHED}")
+        raise ModelError(
+            f"{path}: {_model_name(config)} is of arch {arch} ({_OTHER_ARCHS[arch]}), not supported yet. {_FINISHED}"
+        )
+    raise ModelError(
+        f"{path}: {_model_name(config)} is of arch {arch!r}, which is not a segmentation model we know. {_FINISHED}"
+    )
 
 
 def _semantic_family(config: dict[str, Any], deploy: dict[str, Any], path: Path) -> Family:

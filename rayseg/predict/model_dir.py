@@ -1,67 +1,38 @@
-"""A PaddleX inference model directory, read and checked before anything is loaded: what it is, what it wants, what it gives.
+"""A PaddleX inference model directory, read and checked before anything is loaded.
 
     inference.json | inference.pdmodel    the program; the json wins when both are there
     inference.pdiparams                   its parameters
     inference.yml                         preprocessing, labels, thresholds
 
-A directory that could not be honoured in full is refused with the file and the reason. Directories we export ourselves carry a
-block `rayseg: {flavour: ..., family: ...}` in the yml. Nothing is ever written into the directory. Running the program is
-predictor.py's.
+A directory that could not be honoured in full is refused with the file and the reason. Directories we export
+ourselves carry a block `rayseg: {flavour: ..., family: ...}` in the yml. Nothing is ever written into the directory.
+Running the program is predictor.py's.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
 from rayseg.errors import ModelError
 from rayseg.geometry import Size
+from rayseg.predict.backends.fake import parse_fake
 from rayseg.predict.families import Family, identify
 from rayseg.predict.params_file import check_params_file
 from rayseg.predict.preprocess import Step, input_sizes, read_instance_steps, read_semantic_steps
 from rayseg.predict.program import Program, read_program
+from rayseg.predict.spec import ModelSpec
+
+__all__ = ["ModelSpec", "load_model_dir", "model_files"]
 
 PROGRAM_FILES = ("inference.json", "inference.pdmodel")
 PARAMS_FILE = "inference.pdiparams"
 CONFIG_FILE = "inference.yml"
 
 _LFS_HEAD = b"version https://git-lfs"
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """All that is to know about a model without loading it; small, and crosses process borders.
-
-    Attributes:
-        path: the directory, or a `fake:` string.
-        name: as the yml has it.
-        family: "ppyoloe_seg", "pp_liteseg" or "fake".
-        flavour: "paddlex" programs finish inside, "lean" ones leave masks to finish/.
-        labels: name of each class id; `class_0`, ... where the directory has no names.
-        draw_threshold: score an object must exceed, unless the caller has another.
-        steps: preprocessing.
-        inputs: names the program takes.
-        fixed_input: the size its image input has; None when any size will do.
-        any_batch: it takes several images at once.
-        fingerprint: sha256 over program, parameters and yml.
-    """
-
-    path: str
-    name: str
-    task: Literal["instance", "semantic"]
-    family: str
-    flavour: Literal["paddlex", "lean"]
-    labels: tuple[str, ...]
-    draw_threshold: float
-    steps: tuple[Step, ...]
-    inputs: tuple[str, ...]
-    fixed_input: Size | None
-    any_batch: bool
-    fingerprint: str
 
 
 def load_model_dir(path: str | Path) -> ModelSpec:
@@ -74,8 +45,6 @@ def load_model_dir(path: str | Path) -> ModelSpec:
         ModelError: something is missing, damaged, unknown or contradictory; the message names the file.
     """
     if str(path).startswith("fake:"):
-        from rayseg.predict.backends.fake import parse_fake
-
         return parse_fake(str(path))
     program_file, params_file, config_file = model_files(Path(path))
     config = _read_config(config_file)
@@ -165,7 +134,9 @@ def _read_labels(found: Any, path: Path) -> tuple[str, ...]:
         raise ModelError(f"{path}: label_list must be a list of class names, got {found!r}")
     for label in found:
         if not isinstance(label, str):
-            raise ModelError(f"{path}: label_list holds {label!r}, which YAML reads as {type(label).__name__}; put it in quotes")
+            raise ModelError(
+                f"{path}: label_list holds {label!r}, which YAML reads as {type(label).__name__}; put it in quotes"
+            )
     return tuple(found)
 
 
@@ -191,8 +162,8 @@ def _fixed_size(image: tuple[int, ...], steps: tuple[Step, ...], config_file: Pa
         made = input_sizes(steps, original)[1]
         if height not in (-1, made.height) or width not in (-1, made.width):
             raise ModelError(
-                f"{config_file}: makes an input of {made.height} x {made.width} from an image of {original.height} x {original.width}, "
-                f"but {program_file.name} takes {height} x {width} only"
+                f"{config_file}: makes an input of {made.height} x {made.width} from an image of "
+                f"{original.height} x {original.width}, but {program_file.name} takes {height} x {width} only"
             )
     return Size(height, width) if height > 0 and width > 0 else None
 

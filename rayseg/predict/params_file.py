@@ -1,7 +1,8 @@
 """Is an `inference.pdiparams` whole? Its records are walked without reading their numbers.
 
-The file is a row of records without an index: version (u32), levels of offsets (u64, each a u64 length and as many bytes),
-version (u32), length (i32) of a protobuf message with the type (field 1) and the sides (field 2), then the numbers.
+The file is a row of records without an index: version (u32), levels of offsets (u64, each a u64 length and as many
+bytes), version (u32), length (i32) of a protobuf message with the type (field 1) and the sides (field 2), then the
+numbers.
 """
 
 from __future__ import annotations
@@ -31,15 +32,20 @@ def check_params_file(path: Path, expected: int | None) -> None:
             try:
                 end = _skip_record(file)
             except (ValueError, EOFError) as error:
-                raise ModelError(f"{path}: byte {start} does not start a Paddle tensor ({error}); the file is damaged or cut") from error
+                raise ModelError(
+                    f"{path}: byte {start} does not start a Paddle tensor ({error}); the file is damaged or cut"
+                ) from error
             if end > size:
                 raise ModelError(
-                    f"{path}: tensor {count} should end at byte {end}, the file has {size}; it was cut short, copy the directory again"
+                    f"{path}: tensor {count} should end at byte {end}, the file has {size}; "
+                    "it was cut short, copy the directory again"
                 )
             file.seek(end)
             count += 1
     if expected is not None and count != expected:
-        raise ModelError(f"{path}: holds {count} tensors, the program wants {expected}; the two files belong to different models")
+        raise ModelError(
+            f"{path}: holds {count} tensors, the program wants {expected}; the two files belong to different models"
+        )
 
 
 def _skip_record(file: BinaryIO) -> int:

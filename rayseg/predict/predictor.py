@@ -15,9 +15,9 @@ from rayseg.predict.backends.probe import check_runs
 from rayseg.predict.backends.protocol import Backend
 from rayseg.predict.execute import execute
 from rayseg.predict.finish import finish
-from rayseg.predict.model_dir import ModelSpec
 from rayseg.predict.prepare import Prepared, prepare
 from rayseg.predict.raw import Raw
+from rayseg.predict.spec import ModelSpec
 from rayseg.results import Result
 
 MAX_BATCH_PIXELS = 8 * 1024 * 1024
@@ -39,8 +39,9 @@ class Predictor:
 
     def __init__(self, spec: ModelSpec, backend: str | Backend = "auto", device: str = "cpu", threads: int = 2) -> None:
         self.spec = spec
-        named = isinstance(backend, str)
-        self._backend: Backend = open_backend(spec, backend, device=device, threads=threads) if named else backend
+        if isinstance(backend, str):
+            backend = open_backend(spec, backend, device=device, threads=threads)
+        self._backend = backend
         self.probe()
 
     @property
@@ -58,7 +59,8 @@ class Predictor:
         Images of one network size share batches; no image's result depends on its batch-mates.
 
         Args:
-            batch_size: most images given to the network at once; 1 for programs that cannot take more.
+            batch_size: most images given to the network at once. Programs that take one image, and engines that gain
+                nothing from more, get them one by one.
             min_score: objects that do not exceed it are dropped here, which makes Raws smaller.
 
         Returns:
@@ -67,7 +69,8 @@ class Predictor:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         found: dict[int, Raw] = {}
-        for indices in _batches(images, batch_size if self.spec.any_batch else 1):
+        together = self.spec.any_batch and self._backend.batches
+        for indices in _batches(images, batch_size if together else 1):
             raws = execute(self.spec, self._backend, [images[i] for i in indices], min_score=min_score)
             found.update(zip(indices, raws, strict=True))
         return [found[i] for i in range(len(images))]

@@ -1,7 +1,7 @@
 """From a decoded image to the network's input: resizing where the image is decoded, floats where the network runs.
 
-An image travels as uint8, a quarter of the bytes of what the network takes; normalising, padding and bringing channels first
-happen in the predictor's process. How each step computes is preprocess.py's.
+An image travels as uint8, a quarter of the bytes of what the network takes; normalising, padding and bringing
+channels first happen in the predictor's process. How each step computes is preprocess.py's.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from rayseg.geometry import Size
-from rayseg.predict.model_dir import ModelSpec
 from rayseg.predict.preprocess import Resize, Step, input_sizes
+from rayseg.predict.spec import ModelSpec
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,7 @@
 """The preprocessing steps an inference.yml can ask for, read and applied exactly as PaddleX does.
 
-A step is a frozen value with `apply`; a list of steps that could not be honoured in full is refused when it is read. Which
-steps run before an image travels and which after is decided in prepare.py.
+A step is a frozen value with `apply`; a list of steps that could not be honoured in full is refused when it is read.
+Which steps run before an image travels and which after is decided in prepare.py.
 """
 
 from __future__ import annotations
@@ -19,13 +19,20 @@ from rayseg.geometry import Size
 NEAREST, LINEAR, CUBIC, AREA, LANCZOS4 = range(5)
 """Interpolation codes of an inference.yml; they are OpenCV's own."""
 
-_INTERPOLATION_NAMES = {"NEAREST": NEAREST, "LINEAR": LINEAR, "BICUBIC": CUBIC, "CUBIC": CUBIC, "AREA": AREA, "LANCZOS4": LANCZOS4}
+_INTERPOLATION_NAMES = {
+    "NEAREST": NEAREST,
+    "LINEAR": LINEAR,
+    "BICUBIC": CUBIC,
+    "CUBIC": CUBIC,
+    "AREA": AREA,
+    "LANCZOS4": LANCZOS4,
+}
 _KNOWN_BUT_UNUSED = ("Pad", "WarpAffine", "ResizeByShort", "ResizeByLong")
 
 
 @dataclass(frozen=True)
 class Resize:
-    """Stretch to `target`, or with `keep_ratio` to the largest size whose sides fit target's, long to long and short to short."""
+    """Stretch to `target`; with `keep_ratio` as large as fits it, long side to long and short to short."""
 
     target: Size
     keep_ratio: bool = False

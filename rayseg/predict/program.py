@@ -1,7 +1,7 @@
 """What an exported program says about itself: inputs, outputs, number of classes. Nothing is run, no weight is loaded.
 
-`inference.json` (Paddle's PIR) is read as JSON; the older `inference.pdmodel` needs Paddle, which is imported only then. What
-the facts mean for a model directory is decided in model_dir.py.
+`inference.json` (Paddle's PIR) is read as JSON; the older `inference.pdmodel` needs Paddle, which is imported only
+then. What the facts mean for a model directory is decided in model_dir.py.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Program:
     inputs: dict[str, Tensor]
     outputs: tuple[Tensor, ...]
     num_classes: int | None
-    """Classes the last selection chooses from: rows of the scores given to NMS, channels given to argmax. None where there is neither."""
+    """Classes the last selection (NMS or argmax) chooses from; None where there is none."""
     num_parameters: int | None
     """Tensors expected in the .pdiparams; None where the format does not say."""
 
@@ -55,7 +55,9 @@ def _read_pir(path: Path) -> Program:
     try:
         document = json.loads(path.read_bytes())
     except ValueError as error:
-        raise ModelError(f"{path}: is not valid JSON ({error}); it was probably cut short, copy the directory again") from error
+        raise ModelError(
+            f"{path}: is not valid JSON ({error}); it was probably cut short, copy the directory again"
+        ) from error
     try:
         if document["base_code"]["magic"] != "pir":
             raise ModelError(f"{path}: is JSON, but not a Paddle program")
@@ -94,9 +96,9 @@ def _operators(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _pir_tensor(described: dict[str, Any]) -> Tensor:
-    data = described.get("D")
     if not described["#"].endswith("t_dtensor"):
         return Tensor(OTHER, ())
+    data = described["D"]
     return Tensor(_PIR_KINDS.get(data[0]["#"].rpartition("t_")[2], OTHER), tuple(data[1]))
 
 
@@ -114,7 +116,9 @@ def _read_legacy(path: Path) -> Program:
     try:
         program = core.ProgramDesc(path.read_bytes())
     except ValueError as error:
-        raise ModelError(f"{path}: is not a whole Paddle program; it was probably cut short, copy the directory again") from error
+        raise ModelError(
+            f"{path}: is not a whole Paddle program; it was probably cut short, copy the directory again"
+        ) from error
     block = program.block(0)  # points into `program`, which must stay alive
     inputs, outputs, classes = {}, [], None
     for operator in (block.op(i) for i in range(block.op_size())):

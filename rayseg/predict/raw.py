@@ -12,8 +12,8 @@ import numpy as np
 
 from rayseg.errors import BackendError
 from rayseg.geometry import Size
-from rayseg.predict.model_dir import ModelSpec
 from rayseg.predict.prepare import Prepared
+from rayseg.predict.spec import ModelSpec
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,8 +24,8 @@ class Raw:
         arrays: by task and flavour; every array is C-contiguous and its own.
             instance, lean: `bbox` float32 (m, 6): class, score, x0, y0, x1, y1 in pixels of the network's input;
                 `coefficients` float32 (m, P); `prototypes` float32 (P, h, w), absent when m is 0.
-            instance, paddlex: `bbox` with edges in original pixels; `mask_bits` uint8 (m, H, ceil(W / 8)), eight pixels of a row a
-                byte; `mask_width` int64 (1,): W, which may be a pixel less than the image has.
+            instance, paddlex: `bbox` with edges in original pixels; `mask_bits` uint8 (m, H, ceil(W / 8)), eight
+                pixels of a row a byte; `mask_width` int64 (1,): W, which may be a pixel less than the image has.
             semantic: `labels` uint8 or uint16 (H, W), at the size of the network's input.
         original, resized, network: as in Prepared.
         min_score: objects that do not exceed it were dropped already.
@@ -54,9 +54,11 @@ def split_outputs(
         return _split_semantic(spec, outputs, batch)
     for output in outputs:
         if output.dtype.kind == "f" and not np.isfinite(output).all():
-            raise BackendError(f"{spec.name} gave values that are not finite numbers; the weights or the engine are broken")
+            raise BackendError(
+                f"{spec.name} gave values that are not finite numbers; the weights or the engine are broken"
+            )
     bbox, bbox_num = outputs[0].reshape(-1, 6), outputs[1].reshape(-1)
-    if len(bbox_num) != len(batch) or bbox_num.sum() != len(bbox):
+    if len(bbox_num) != len(batch) or bbox_num.min() < 0 or bbox_num.sum() != len(bbox):
         raise BackendError(f"{spec.name} gave {len(bbox)} boxes counted as {bbox_num.tolist()} for {len(batch)} images")
     raws, start = [], 0
     for index, (count, image) in enumerate(zip(bbox_num.tolist(), batch, strict=True)):
@@ -86,10 +88,14 @@ def _take_paddlex(outputs: Sequence[np.ndarray], rows: slice, keep: np.ndarray, 
 def _split_semantic(spec: ModelSpec, outputs: Sequence[np.ndarray], batch: Sequence[Prepared]) -> list[Raw]:
     (labels,) = outputs
     if labels.shape != (len(batch), *batch[0].network.hw):
-        raise BackendError(f"{spec.name} gave a label map of {labels.shape} for {len(batch)} images of {batch[0].network}")
+        raise BackendError(
+            f"{spec.name} gave a label map of {labels.shape} for {len(batch)} images of {batch[0].network}"
+        )
     narrow = np.uint8 if len(spec.labels) <= 256 else np.uint16
     if labels.dtype != narrow and not 0 <= int(labels.min()) <= int(labels.max()) < len(spec.labels):
-        raise BackendError(f"{spec.name} gave class ids {labels.min()} to {labels.max()}, it has {len(spec.labels)} labels")
+        raise BackendError(
+            f"{spec.name} gave class ids {labels.min()} to {labels.max()}, it has {len(spec.labels)} labels"
+        )
     return [
         Raw({"labels": labels[i].astype(narrow)}, image.original, image.resized, image.network)
         for i, image in enumerate(batch)

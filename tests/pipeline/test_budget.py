@@ -24,6 +24,12 @@ def test_predictors_never_hold_the_cpu_a_task_needs(cpus, predictors):
     assert 1 <= budget.min_predictors <= budget.max_predictors
 
 
+@given(st.lists(st.integers(1, 64), min_size=1, max_size=50), st.one_of(st.just("auto"), st.integers(1, 300).map(str)))
+def test_all_predictors_and_a_task_fit_on_the_smallest_node_should_it_be_the_last(nodes, predictors):
+    budget = plan_budget(_settings(predictors=predictors), cpus=sum(nodes), gpus=0, node_cpus=min(nodes))
+    assert budget.max_predictors * budget.predictor_cpus + budget.task_cpus <= min(nodes) + 1e-6
+
+
 @pytest.mark.parametrize("cpus", [1, 2, 3, 8])
 def test_without_gpus_there_is_one_predictor_a_cpu_with_one_thread(cpus):
     budget = plan_budget(_settings(), cpus=cpus, gpus=0)

@@ -1,4 +1,4 @@
-"""Which engine runs a model: what was asked for, or the fastest that gives the plain engine's numbers on this machine."""
+"""Which engine runs a model: what was asked for, or the fastest that gives the plain engine's numbers here."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Callable
 from rayseg.errors import BackendError
 from rayseg.predict.backends.fake import FakeBackend
 from rayseg.predict.backends.paddle_eager import eager
-from rayseg.predict.backends.paddle_inference import gpu, onednn_cpu, plain_cpu
+from rayseg.predict.backends.paddle_inference import gpu, last_line, onednn_cpu, plain_cpu
 from rayseg.predict.backends.probe import deviation
 from rayseg.predict.backends.protocol import Backend
-from rayseg.predict.model_dir import ModelSpec
+from rayseg.predict.spec import ModelSpec
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,11 @@ def fastest_trusted(spec: ModelSpec, fast: Callable[[], Backend], sure: Callable
     backend, reason = _try(spec, fast, trusted)
     if backend is not None:
         return backend
-    log.warning("%s: using the plain engine, which is 2 to 3 times slower, because the fast one is not right: %s", spec.name, reason)
+    log.warning(
+        "%s: using the plain engine, which is 2 to 3 times slower, because the fast one is not right: %s",
+        spec.name,
+        reason,
+    )
     return trusted
 
 
@@ -69,7 +73,9 @@ def _on_cpu(spec: ModelSpec, name: str, threads: int) -> Backend:
         return fastest_trusted(spec, fast, sure)
     backend, reason = _try(spec, fast, sure())
     if backend is None:
-        raise BackendError(f"backend paddle-onednn gives wrong results for {spec.name}: {reason}. Use backend auto or paddle.")
+        raise BackendError(
+            f"backend paddle-onednn gives wrong results for {spec.name}: {reason}. Use backend auto or paddle."
+        )
     return backend
 
 
@@ -77,6 +83,6 @@ def _try(spec: ModelSpec, fast: Callable[[], Backend], trusted: Backend) -> tupl
     try:
         backend = fast()
         reason = deviation(spec, backend, trusted)
-    except Exception as error:  # engines raise anything from RuntimeError to SystemError
-        return None, str(error).strip().splitlines()[-1][:300] if str(error).strip() else type(error).__name__
+    except Exception as error:  # noqa: BLE001 - engines raise anything from RuntimeError to SystemError
+        return None, last_line(error)
     return (None, reason) if reason else (backend, "")

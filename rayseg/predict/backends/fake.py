@@ -1,11 +1,11 @@
-"""A scripted stand-in for a network: no weights, no Paddle, results that follow from the pixels alone, faults on demand.
+"""A scripted stand-in for a network: no weights, no Paddle, results from the pixels alone, faults on demand.
 
-    fake:instance                                       bright blobs become objects
-    fake:semantic?labels=sky,land,sea&size=64x96        brightness decides the class; images are resized to 64 high, 96 wide
+    fake:instance                                   bright blobs become objects
+    fake:semantic?labels=sky,land,sea&size=64x96    brightness decides the class; images are resized to 64 x 96
     fake:instance?delay_ms=10&raise_on=255,0,0&kill_on=0,0,255&hang_on=0,255,0&draw_threshold=0.5&pattern=box
 
-`raise_on`, `kill_on`, `hang_on`: what happens to an image whose top left pixel has this RGB value: an exception, SIGKILL for the
-process, or sleep without end. `pattern=box` finds one fixed box in every image, at almost no cost.
+`raise_on`, `kill_on`, `hang_on`: what happens to an image whose top left pixel has this RGB value: an exception,
+SIGKILL for the process, or sleep without end. `pattern=box` finds one fixed box in every image, at almost no cost.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import numpy as np
 
 from rayseg.errors import BackendError, ModelError
 from rayseg.geometry import Size
-from rayseg.predict.model_dir import ModelSpec
 from rayseg.predict.preprocess import NEAREST, Normalize, Permute, Resize
+from rayseg.predict.spec import ModelSpec
 
 Rgb = tuple[int, int, int]
 _PREFIX = "fake:"
@@ -50,7 +50,7 @@ class FakeScript:
 
 
 def fake_spec(task: Literal["instance", "semantic"] = "instance", **script: Any) -> ModelSpec:
-    """A model without files; `script` are fields of FakeScript. Its path says all, so it can be given wherever a model can."""
+    """A model without files; `script` are fields of FakeScript. Its path says it all."""
     written = {key: _write(value) for key, value in script.items() if value is not None}
     return parse_fake(_PREFIX + task + (f"?{urlencode(written, safe=',')}" if written else ""))
 
@@ -84,6 +84,7 @@ class FakeBackend:
     """Plays the script of a fake model; takes and gives what an exported program of that task does."""
 
     name = "fake"
+    batches = True
 
     def __init__(self, spec: ModelSpec) -> None:
         if spec.family != "fake":
@@ -110,7 +111,9 @@ class FakeBackend:
             time.sleep(60)
 
 
-def _instances(image: np.ndarray, original_hw: np.ndarray, scale_hw: np.ndarray, script: FakeScript) -> list[np.ndarray]:
+def _instances(
+    image: np.ndarray, original_hw: np.ndarray, scale_hw: np.ndarray, script: FakeScript
+) -> list[np.ndarray]:
     """bbox (m, 6), bbox_num (1,), mask (m, H, W); one row of zeros when nothing is found."""
     height, width = original_hw.tolist()
     found = _one_box(image, len(script.labels)) if script.pattern == "box" else _blobs(image, len(script.labels))
@@ -123,10 +126,12 @@ def _instances(image: np.ndarray, original_hw: np.ndarray, scale_hw: np.ndarray,
 
 
 def _blobs(image: np.ndarray, num_classes: int) -> list[tuple[int, float, tuple[int, int, int, int], np.ndarray]]:
-    """Connected bright regions in reading order: class, score, xyxy, mask. The fuller its box, the higher the score, from 0.5 to 1."""
+    """Connected bright regions in reading order: class, score (how full its box is, 0.5 to 1), xyxy, mask."""
     import cv2
 
-    count, regions, stats, _ = cv2.connectedComponentsWithStats((_brightness(image) >= _BRIGHT).astype(np.uint8), connectivity=4)
+    count, regions, stats, _ = cv2.connectedComponentsWithStats(
+        (_brightness(image) >= _BRIGHT).astype(np.uint8), connectivity=4
+    )
     found = []
     for label in range(1, min(count, _MOST_BLOBS + 1)):
         x, y, w, h, area = stats[label].tolist()

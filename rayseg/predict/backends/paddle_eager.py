@@ -1,6 +1,7 @@
 """Paddle without its inference engine: an exported program or a network at hand, run operator by operator.
 
-Slower than Paddle Inference, and a second opinion when that one misbehaves. Training uses it to try a network before export.
+Slower than Paddle Inference, and a second opinion when that one misbehaves. Training uses it to try a network before
+export.
 """
 
 from __future__ import annotations
@@ -12,19 +13,22 @@ from typing import Any
 import numpy as np
 
 from rayseg.errors import BackendError
-from rayseg.predict.model_dir import ModelSpec, model_files
+from rayseg.predict.model_dir import model_files
+from rayseg.predict.spec import ModelSpec
 
 
 class PaddleEager:
     """A callable that takes tensors, as a backend.
 
     Args:
-        function: takes the tensors of `input_names` in this order, gives a tensor or a sequence of them in the program's order.
+        function: takes the tensors of `input_names` in this order, gives a tensor or a sequence of them in the
+            program's order.
     """
 
     name = "eager"
 
-    def __init__(self, function: Callable[..., Any], input_names: Sequence[str]) -> None:
+    def __init__(self, function: Callable[..., Any], input_names: Sequence[str], *, batches: bool = False) -> None:
+        self.batches = batches
         self._function = function
         self._input_names = tuple(input_names)
 
@@ -51,4 +55,4 @@ def eager(spec: ModelSpec, *, device: str) -> PaddleEager:
         layer.eval()
     except (RuntimeError, ValueError, OSError) as error:
         raise BackendError(f"eager: Paddle could not load {spec.path} on {device}: {error}") from error
-    return PaddleEager(layer, spec.inputs)
+    return PaddleEager(layer, spec.inputs, batches=device != "cpu")

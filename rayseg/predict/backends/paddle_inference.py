@@ -1,20 +1,23 @@
 """Paddle Inference on CPU, plain or with oneDNN, and on GPU.
 
-oneDNN as Paddle 3.3 ships it fails on every segmentation program: its placement pass takes the resize operators along, whose
-lists of doubles it cannot express (`ConvertPirAttribute2RuntimeAttribute not support ArrayAttribute<DoubleAttribute>`,
-PaddlePaddle/Paddle#79749). Without that one pass the fused convolutions stay, the rest runs plain, and CPUs are two to three
-times faster. A predictor can be created and still fail when run, or give wrong numbers: probe it (probe.py).
+oneDNN as Paddle 3.3 ships it fails on every segmentation program: its placement pass takes the resize operators
+along, whose lists of doubles it cannot express (`ConvertPirAttribute2RuntimeAttribute not support
+ArrayAttribute<DoubleAttribute>`, PaddlePaddle/Paddle#79749). Without that one pass the fused convolutions stay, the
+rest runs plain, and CPUs are two to three times faster. A predictor can be created and still fail when run, or give
+wrong numbers: probe it (probe.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rayseg.errors import BackendError
-from rayseg.predict.model_dir import ModelSpec, model_files
+from rayseg.predict.model_dir import model_files
+from rayseg.predict.spec import ModelSpec
 
 GPU_MEMORY_MB = 256
 """Taken at start; Paddle takes more as it needs it."""
@@ -23,14 +26,15 @@ GPU_MEMORY_MB = 256
 class PaddleInference:
     """One Paddle Inference predictor. Use one of the three functions below."""
 
-    def __init__(self, name: str, config: object) -> None:
+    def __init__(self, name: str, config: Any, *, batches: bool) -> None:
         from paddle.inference import create_predictor
 
         self.name = name
+        self.batches = batches
         try:
             self._predictor = create_predictor(config)
         except Exception as error:  # Paddle raises RuntimeError, ValueError, SystemError and its own kinds
-            raise BackendError(f"{name}: Paddle could not load the program: {_last_line(error)}") from error
+            raise BackendError(f"{name}: Paddle could not load the program: {last_line(error)}") from error
         self._inputs = {n: self._predictor.get_input_handle(n) for n in self._predictor.get_input_names()}
         self._outputs = [self._predictor.get_output_handle(n) for n in self._predictor.get_output_names()]
 
@@ -47,7 +51,7 @@ def plain_cpu(spec: ModelSpec, *, threads: int) -> PaddleInference:
     config.disable_gpu()
     config.disable_mkldnn()
     config.set_cpu_math_library_num_threads(threads)
-    return PaddleInference("paddle", config)
+    return PaddleInference("paddle", config, batches=False)
 
 
 def onednn_cpu(spec: ModelSpec, *, threads: int) -> PaddleInference:
@@ -57,7 +61,7 @@ def onednn_cpu(spec: ModelSpec, *, threads: int) -> PaddleInference:
     config.enable_mkldnn()
     config.delete_pass("onednn_placement_pass")
     config.set_cpu_math_library_num_threads(threads)
-    return PaddleInference("paddle-onednn", config)
+    return PaddleInference("paddle-onednn", config, batches=False)
 
 
 def gpu(spec: ModelSpec, *, index: int) -> PaddleInference:
@@ -70,16 +74,17 @@ def gpu(spec: ModelSpec, *, index: int) -> PaddleInference:
 
     if not paddle.is_compiled_with_cuda():
         raise BackendError(
-            f"device gpu:{index}: this Paddle was built without GPU support; install paddlepaddle-gpu, or use device cpu"
+            f"device gpu:{index}: this Paddle was built without GPU support; install paddlepaddle-gpu, "
+            "or use device cpu"
         )
     if paddle.device.cuda.device_count() <= index:
         raise BackendError(f"device gpu:{index}: Paddle sees {paddle.device.cuda.device_count()} GPUs; see nvidia-smi")
     config = _config(spec)
     config.enable_use_gpu(GPU_MEMORY_MB, index)
-    return PaddleInference("paddle-gpu", config)
+    return PaddleInference("paddle-gpu", config, batches=True)
 
 
-def _config(spec: ModelSpec) -> object:
+def _config(spec: ModelSpec) -> Any:
     from paddle.inference import Config
 
     program, params, _ = model_files(Path(spec.path))
@@ -88,7 +93,7 @@ def _config(spec: ModelSpec) -> object:
     return config
 
 
-def _last_line(error: Exception) -> str:
-    """The sentence at the end of Paddle's page of C++ frames."""
+def last_line(error: Exception) -> str:
+    """The sentence that matters in Paddle's page of C++ frames, or the last one of any other message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return next((line for line in lines if line.startswith("(")), lines[-1] if lines else type(error).__name__)

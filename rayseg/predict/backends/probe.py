@@ -1,7 +1,7 @@
-"""Is an engine's word to be trusted? One made-up image through it, compared with the plain engine where there is a doubt.
+"""Is an engine's word to be trusted? One made-up image, compared with the plain engine where there is a doubt.
 
-Engines differ in the last bits, and a selection (NMS, argmax) turns last bits into whole objects. So what comes before a
-selection is compared as numbers, and what comes after it as sets that may differ at their edges.
+Engines differ in the last bits, and a selection (NMS, argmax) turns last bits into whole objects. So what comes
+before a selection is compared as numbers, and what comes after it as sets that may differ at their edges.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from rayseg.geometry import Size
 from rayseg.predict.backends.protocol import Backend
 from rayseg.predict.execute import execute, feed
 from rayseg.predict.finish import finish
-from rayseg.predict.model_dir import ModelSpec
 from rayseg.predict.prepare import Prepared, prepare
+from rayseg.predict.spec import ModelSpec
 
 FREE_SIZE = Size(96, 128)
 """Probe image of models that take any size."""

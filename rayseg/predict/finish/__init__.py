@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rayseg.predict.finish.instance import finish_instance
 from rayseg.predict.finish.semantic import finish_semantic
-from rayseg.predict.model_dir import ModelSpec
 from rayseg.predict.raw import Raw
+from rayseg.predict.spec import ModelSpec
 from rayseg.results import Result
 
 __all__ = ["finish", "finish_instance", "finish_semantic"]

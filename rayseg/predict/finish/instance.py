@@ -1,8 +1,8 @@
 """Objects of one image: which rows are kept, and their boxes, classes and masks under one index.
 
-PaddleX filters masks by score alone and then reads them by their place in a list that has lost its degenerate boxes as well, so
-after one such box every later mask belongs to another object. Here one index is made first and everything is taken with it.
-How a mask is computed is masks.py's.
+PaddleX filters masks by score alone and then reads them by their place in a list that has lost its degenerate boxes
+as well, so after one such box every later mask belongs to another object. Here one index is made first and everything
+is taken with it. How a mask is computed is masks.py's.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from rayseg import rle
 from rayseg.errors import ModelError
 from rayseg.geometry import Box, Size
 from rayseg.predict.finish.masks import boxes_in_original, lean_masks
-from rayseg.predict.model_dir import ModelSpec
 from rayseg.predict.raw import Raw
+from rayseg.predict.spec import ModelSpec
 from rayseg.results import Instances
 from rayseg.rle import Rle
 
@@ -42,7 +42,7 @@ def finish_instance(spec: ModelSpec, raw: Raw, *, threshold: float) -> Instances
 
 
 def kept_rows(class_ids: np.ndarray, scores: np.ndarray, boxes: np.ndarray, threshold: float) -> np.ndarray:
-    """Index of the rows to keep: score above the threshold, class not negative, clipped box not degenerate. int64 (k,)."""
+    """Index of the rows to keep: int64 (k,); score above the threshold, class not negative, box not degenerate."""
     real = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     return np.flatnonzero((scores > threshold) & (class_ids > -1) & real)
 
@@ -68,7 +68,7 @@ def _lean(raw: Raw, keep: np.ndarray) -> list[Rle]:
 
 
 def _paddlex(raw: Raw, keep: np.ndarray, boxes: np.ndarray) -> list[Rle]:
-    """Masks as the program made them. It may have cut the size off instead of rounding it: the missing pixels belong to no object."""
+    """Masks as the program made them; where it cut the size off instead of rounding it, the rest is no object's."""
     bits, width = raw.arrays["mask_bits"], int(raw.arrays["mask_width"][0])
     made = Size(min(bits.shape[1], raw.original.height), min(width, raw.original.width))
     found = []

@@ -1,10 +1,10 @@
 """Masks of objects from prototypes, each inside its own box, straight to RLE; never a full canvas.
 
-PaddleX's program for PP-YOLOE_seg makes a mask at the size of the prototypes, enlarges it to the network's input, sets what
-lies outside the box to zero, enlarges that to the original image and compares with 0.5. Every step after the sigmoid is
-linear and treats rows and columns alike, so the pixels of any window are `rows @ mask @ columns.T`, with two thin matrices
-that hold both enlargements and the box. We make those for the pixels of the box alone. Which objects are kept is decided
-elsewhere (finish/instance.py).
+PaddleX's program for PP-YOLOE_seg makes a mask at the size of the prototypes, enlarges it to the network's input,
+sets what lies outside the box to zero, enlarges that to the original image and compares with 0.5. Every step after
+the sigmoid is linear and treats rows and columns alike, so the pixels of any window are `rows @ mask @ columns.T`,
+with two thin matrices that hold both enlargements and the box. We make those for the pixels of the box alone. Which
+objects are kept is decided elsewhere (finish/instance.py).
 """
 
 from __future__ import annotations
@@ -47,17 +47,18 @@ def lean_masks(
     resized = resized or input_size
     rows = _Axis(prototypes.shape[1], input_size.height, resized.height, original.height)
     columns = _Axis(prototypes.shape[2], input_size.width, resized.width, original.width)
+    planes = np.ascontiguousarray(prototypes.transpose(1, 2, 0))  # a box is then a few whole rows, read without a copy
     found = []
     for weights, box in zip(coefficients, boxes_net_xyxy, strict=True):
         window = _window_of(box, resized, original)
-        mask = _mask_in_window(weights, prototypes, box, window, rows, columns)
+        mask = _mask_in_window(weights, planes, box, window, rows, columns)
         found.append(rle.encode_in_window(mask, window, original))
     return found
 
 
 def boxes_in_original(boxes_net_xyxy: np.ndarray, resized: Size, original: Size) -> np.ndarray:
     """Boxes in pixels of the original image, not clipped: float32 (n, 4) divided by resized / original in float32."""
-    scale = np.float32([resized.width / original.width, resized.height / original.height])
+    scale = np.asarray([resized.width / original.width, resized.height / original.height], dtype=np.float32)
     return boxes_net_xyxy / np.tile(scale, 2)
 
 
@@ -71,7 +72,7 @@ class _Axis:
         self.outer = _taps(net, enlarged, range(original))
 
     def matrix(self, start: int, stop: int, box_start: float, box_stop: float) -> tuple[np.ndarray, slice]:
-        """Weights that make original pixels [start, stop) from the prototype pixels of the slice; float32 (stop - start, k).
+        """float32 (stop - start, k): what original pixels [start, stop) take from each prototype pixel of the slice.
 
         Pixels of the network's input whose index is outside [box_start, box_stop) count as zero.
         """
@@ -91,7 +92,8 @@ class _Axis:
 def _taps(size_in: int, size_out: int, wanted: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Linear interpolation with pixel centres at +0.5: for each output its two inputs and the share of the second.
 
-    Paddle's rule for `align_corners=False, align_mode=0`: the ratio is float32, positions before the first centre clamp to it.
+    Paddle's rule for `align_corners=False, align_mode=0`: the ratio is float32, positions before the first centre
+    clamp to it.
     """
     ratio = float(np.float32(size_in) / np.float32(size_out))
     position = np.clip(ratio * (np.arange(wanted.start, wanted.stop) + 0.5) - 0.5, 0, size_in - 1)
@@ -105,7 +107,7 @@ def _window_of(box_net: np.ndarray, resized: Size, original: Size) -> Window:
 
 
 def _mask_in_window(
-    weights: np.ndarray, prototypes: np.ndarray, box: np.ndarray, window: Window, rows: _Axis, columns: _Axis
+    weights: np.ndarray, planes: np.ndarray, box: np.ndarray, window: Window, rows: _Axis, columns: _Axis
 ) -> np.ndarray:
     """The mask inside its window, bool (height, width), in memory of the window and one strip."""
     transposed = np.zeros((window.width, window.height), dtype=bool)
@@ -116,7 +118,7 @@ def _mask_in_window(
     for start in range(window.x0, window.x1, step):
         stop = min(start + step, window.x1)
         right, used_columns = columns.matrix(start, stop, box[0], box[2])
-        soft = _sigmoid(np.tensordot(weights, prototypes[:, used_rows, used_columns], axes=1))
+        soft = _sigmoid(planes[used_rows, used_columns] @ weights)
         np.greater(right @ (left @ soft).T, 0.5, out=transposed[start - window.x0 : stop - window.x0])
     return transposed.T
 

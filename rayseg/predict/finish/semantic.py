@@ -5,8 +5,8 @@ from __future__ import annotations
 import cv2
 
 from rayseg.errors import ModelError
-from rayseg.predict.model_dir import ModelSpec
 from rayseg.predict.raw import Raw
+from rayseg.predict.spec import ModelSpec
 from rayseg.results import SemanticMap
 
 
