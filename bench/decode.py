@@ -36,9 +36,7 @@ def opencv_rgb(data: bytes) -> np.ndarray:
     return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
-def milliseconds(
-    functions: dict[str, Callable[[bytes], np.ndarray]], data: bytes, rounds: int
-) -> dict[str, list[float]]:
+def milliseconds(functions: dict[str, Callable[[bytes], np.ndarray]], data: bytes, rounds: int) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
@@ -65,10 +63,7 @@ def main() -> None:
             times = milliseconds(functions, data, options.rounds)
             report[f"{width}x{height}"] = {
                 "file_bytes": len(data),
-                **{
-                    name: {"least_ms": round(min(t), 2), "median_ms": round(float(np.median(t)), 2)}
-                    for name, t in times.items()
-                },
+                **{name: {"least_ms": round(min(t), 2), "median_ms": round(float(np.median(t)), 2)} for name, t in times.items()},
             }
     text = json.dumps(report, indent=2)
     print(text)

@@ -1,8 +1,9 @@
 """How near the pipeline comes to the sum of its parts.
 
-The stages run image by image in one process with one thread and their CPU-seconds are added up; then the job runs on the same images.
-efficiency = CPU-seconds / cores / wall time of the job from its first to its last commit's stage, start-up of Ray and loading of models taken off
-by running the job twice: on the first `--warm` images and on all, in one Ray session; the difference is the time of the rest.
+The stages run image by image in one process with one thread and their CPU-seconds are added up; then the job runs on
+the same images. efficiency = CPU-seconds / cores / wall time of the job from its first to its last commit's stage,
+start-up of Ray and loading of models taken off by running the job twice: on the first `--warm` images and on all, in
+one Ray session; the difference is the time of the rest.
 
     python bench/efficiency.py --model demo/model --source demo/images --images 256 --cores 2
 """
@@ -23,7 +24,7 @@ def stage_seconds(model: str, paths: list[Path]) -> dict[str, float]:
     """CPU-seconds of each stage over some images, in this process."""
     from rayseg.images import decode
     from rayseg.pipeline.plan import parquet_bytes
-    from rayseg.predict.finish import finish
+    from rayseg.predict.families import finish
     from rayseg.predict.model_dir import load_model_dir
     from rayseg.predict.predictor import Predictor
     from rayseg.predict.prepare import prepare

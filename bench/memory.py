@@ -1,6 +1,6 @@
 """Peak memory of predict + encode for one large image, above the loaded model.
 
-    python bench/memory.py --model demo/model --side 4000 --source demo/images
+python bench/memory.py --model demo/model --side 4000 --source demo/images
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--out")
     args = parser.parse_args()
     from rayseg.images import decode
-    from rayseg.predict.finish import finish
+    from rayseg.predict.families import finish
     from rayseg.predict.model_dir import load_model_dir
     from rayseg.predict.predictor import Predictor
     from rayseg.predict.prepare import prepare

@@ -1,7 +1,8 @@
-"""How the pipeline's own cost grows with the archive: time per unit and driver memory from 10^3 to 10^6 units, predictor for free.
+"""How the pipeline's own cost grows with the archive: time per unit and driver memory from 10^3 to 10^6 units,
+predictor for free.
 
-Images are hard links to a few tiny PNGs, so that only the pipeline is measured: listing, planning, fetching, decoding 8 x 8 pixels, two files a
-chunk.
+Images are hard links to a few tiny PNGs, so that only the pipeline is measured: listing, planning, fetching, decoding 8
+x 8 pixels, two files a chunk.
 
     python bench/scale.py --units 1000 10000 100000 1000000
 """

@@ -1,4 +1,5 @@
-"""What `ray job submit -- python jobs/segment.py SRC OUT --model M` runs: `rayseg segment` on the cluster the job was submitted to.
+"""What `ray job submit -- python jobs/segment.py SRC OUT --model M` runs: `rayseg segment` on the cluster the job was
+submitted to.
 
 The exit status is 0 only when the ledger is complete and failures are within --max-failures. Submitting again resumes.
 """

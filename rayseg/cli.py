@@ -1,7 +1,7 @@
 """The command line: `rayseg segment | verify | retry | report | export | export-coco | models`.
 
-Each command parses its arguments, makes one call and turns the outcome into an exit status: 0 done and right, 1 done but incomplete or with
-too many failures, 2 could not be done as asked. Only this file prints.
+Each command parses its arguments, makes one call and turns the outcome into an exit status: 0 done and right, 1 done
+but incomplete or with too many failures, 2 could not be done as asked. Only this file prints.
 """
 
 from __future__ import annotations
@@ -168,9 +168,7 @@ def _labels(given: str | None) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="rayseg", description="An archive of images in, a table of masks out, exactly once."
-    )
+    parser = argparse.ArgumentParser(prog="rayseg", description="An archive of images in, a table of masks out, exactly once.")
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
@@ -199,21 +197,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--threshold", type=float, help="smallest score of an object (default: the model's)")
     sub.add_argument("--max-pixels", type=int, help="refuse larger images from their header (default 500000000)")
-    sub.add_argument(
-        "--allow-truncated", action="store_true", default=None, help="take what can be decoded of cut files"
-    )
+    sub.add_argument("--allow-truncated", action="store_true", default=None, help="take what can be decoded of cut files")
     sub.add_argument("--max-failures", metavar="N|P%", help="stop above this many failed images")
-    sub.add_argument(
-        "--save-label-maps", action="store_true", default=None, help="also write index PNGs (semantic models)"
-    )
+    sub.add_argument("--save-label-maps", action="store_true", default=None, help="also write index PNGs (semantic models)")
     sub.add_argument("--backend", help="auto, paddle, paddle-onednn, eager or fake (default auto)")
     sub.add_argument("--device", help="auto, cpu or gpu (default auto)")
-    sub.add_argument(
-        "--chunk-images", type=int, metavar="N", help="images per file of results (default: by archive size)"
-    )
-    sub.add_argument(
-        "--manifest-column", metavar="NAME", help="column of a CSV or Parquet manifest that holds the paths"
-    )
+    sub.add_argument("--chunk-images", type=int, metavar="N", help="images per file of results (default: by archive size)")
+    sub.add_argument("--manifest-column", metavar="NAME", help="column of a CSV or Parquet manifest that holds the paths")
     _add_run_flags(sub)
     sub = command("retry", retry, "run the failed images of a job again, and those only")
     sub.add_argument("out", metavar="OUT")
@@ -235,7 +225,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("name", metavar="MODEL")
     sub.add_argument("dir", metavar="DIR")
     sub.add_argument("--weights", required=True, help=".pdparams file")
-    sub.add_argument("--labels", metavar="A,B,...|FILE", help="class names, or a file with one a line (default: class_0, class_1, ...)")
+    sub.add_argument(
+        "--labels", metavar="A,B,...|FILE", help="class names, or a file with one a line (default: class_0, class_1, ...)"
+    )
     sub.add_argument("--overwrite", action="store_true", help="replace a directory that is there")
     sub.add_argument("--flavour", choices=("lean", "paddlex"), default="lean")
     sub = command("models", models, "list the models of the zoo")
@@ -244,20 +236,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_run_flags(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
-        "--predictors", metavar="N|MIN:MAX", help="size of the actor pool (default: one a GPU, or one a CPU)"
-    )
-    sub.add_argument(
-        "--gpus-per-predictor", type=float, metavar="G", help="GPUs an actor is pinned to; fractions allowed"
-    )
+    sub.add_argument("--predictors", metavar="N|MIN:MAX", help="size of the actor pool (default: one a GPU, or one a CPU)")
+    sub.add_argument("--gpus-per-predictor", type=float, metavar="G", help="GPUs an actor is pinned to; fractions allowed")
     sub.add_argument("--threads-per-predictor", type=int, metavar="N", help="threads of a CPU predictor")
     sub.add_argument("--batch-size", type=int, metavar="N", help="most images given to the network at once (default 8)")
-    sub.add_argument(
-        "--decode-timeout-s", type=float, metavar="S", help="a file that takes longer to decode fails (default 60)"
-    )
-    sub.add_argument(
-        "--fetch-attempts", type=int, metavar="N", help="tries when the storage fails in passing (default 6)"
-    )
+    sub.add_argument("--decode-timeout-s", type=float, metavar="S", help="a file that takes longer to decode fails (default 60)")
+    sub.add_argument("--fetch-attempts", type=int, metavar="N", help="tries when the storage fails in passing (default 6)")
     sub.add_argument("--address", help="Ray cluster to run on, such as auto; default: one started for this job")
     sub.add_argument("--num-cpus", type=int, metavar="N", help="logical CPUs of a Ray started for this job")
     sub.add_argument("--no-report", dest="report", action="store_false", help="do not write OUT/report.html at the end")

@@ -146,9 +146,7 @@ def draw_semantic(
     return canvas
 
 
-def contact_sheet(
-    pictures: Sequence[np.ndarray], *, columns: int, gap_px: int = 8, background: int = 255
-) -> np.ndarray:
+def contact_sheet(pictures: Sequence[np.ndarray], *, columns: int, gap_px: int = 8, background: int = 255) -> np.ndarray:
     """Pictures in rows of `columns`, each centred in a cell as large as the largest of them.
 
     Args:
@@ -234,9 +232,7 @@ def _block_mean(pixels: np.ndarray, box: Window, blocks: Window, step_x: int, st
     return cv2.resize(padded, (blocks.width, blocks.height), interpolation=cv2.INTER_AREA)
 
 
-def _paint(
-    canvas: np.ndarray, part: Window, coverage: np.ndarray, colour: np.ndarray, alpha: float, outline_px: int
-) -> None:
+def _paint(canvas: np.ndarray, part: Window, coverage: np.ndarray, colour: np.ndarray, alpha: float, outline_px: int) -> None:
     region = canvas[part.slices]
     weight = alpha * coverage[..., None]
     region[:] = np.rint(region * (1 - weight) + colour * weight)

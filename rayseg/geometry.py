@@ -19,9 +19,7 @@ class Size:
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1:
-            raise ValueError(
-                f"a size needs at least one pixel on each side, got height={self.height} width={self.width}"
-            )
+            raise ValueError(f"a size needs at least one pixel on each side, got height={self.height} width={self.width}")
 
     @property
     def hw(self) -> tuple[int, int]:

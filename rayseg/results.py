@@ -147,7 +147,7 @@ def _check_boxes(boxes: np.ndarray, size: Size) -> None:
         raise ValueError("boxes must be finite numbers")
     if (boxes[:, 2:] < boxes[:, :2]).any():
         raise ValueError("a box ends before it starts")
-    if boxes.size and (boxes.min() < 0 or (boxes[:, 2:] > np.float32([size.width, size.height])).any()):
+    if boxes.size and (boxes.min() < 0 or (boxes[:, 2:] > np.asarray(size.wh, dtype=np.float32)).any()):
         raise ValueError(f"a box leaves the image of {size}; clip boxes before making a result")
 
 

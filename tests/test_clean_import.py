@@ -40,9 +40,7 @@ def test_what_works_on_finished_output_loads_neither_ray_nor_paddle(name):
 
 
 def test_a_command_line_that_only_answers_a_question_loads_neither_ray_nor_paddle():
-    statement = (
-        "import rayseg.cli, contextlib; exec('with contextlib.suppress(SystemExit): rayseg.cli.main([\"--version\"])')"
-    )
+    statement = "import rayseg.cli, contextlib; exec('with contextlib.suppress(SystemExit): rayseg.cli.main([\"--version\"])')"
     assert loaded_by(statement, ["ray", "paddle"])[2:] == []
 
 

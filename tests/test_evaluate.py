@@ -45,9 +45,7 @@ def dataset(tmp_path) -> CocoInstances:
         mask[y0:y1, x0:x1] = 1
         found = encode(mask).to_coco()
         segmentation = {"size": found["size"], "counts": found["counts"].decode()}
-        annotations.append(
-            {"id": index + 1, "image_id": 1, "category_id": 9, "segmentation": segmentation, "iscrowd": 0}
-        )
+        annotations.append({"id": index + 1, "image_id": 1, "category_id": 9, "segmentation": segmentation, "iscrowd": 0})
     content = {
         "images": [{"id": 1, "file_name": "a.png", "height": SIDE, "width": SIDE}],
         "categories": [{"id": 9, "name": "box"}],

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Longest match wins; names are those of files and folders below rayseg/. `jobs` stands beside it.
 FLOORS = {
-    "": 0, "errors": 0, "geometry": 0, "results": 0, "rle": 0, "tables": 0, "config": 0,
+    "": 0, "errors": 0, "geometry": 0, "results": 0, "rle": 0, "polygons": 0, "tables": 0, "config": 0,
     "images": 1, "geo": 1, "tiling": 1, "datasets": 1, "metrics": 1, "draw": 1,
     "models": 2,
     "predict": 3, "training": 3, "evaluate": 3,
@@ -32,7 +32,8 @@ FOREIGN: dict[str, tuple[int | str, ...]] = {
     "numpy": (0,),
     "pyarrow": (0,),
     "yaml": (0,),
-    "pycocotools": ("rle", "metrics", "datasets"),
+    "pycocotools": ("rle", "polygons", "metrics", "datasets"),
+    "scipy": ("models",),
     "cv2": (1,),
     "PIL": (1,),
     "rasterio": ("geo",),

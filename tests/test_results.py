@@ -86,9 +86,7 @@ def test_moving_objects_onto_a_larger_canvas_moves_boxes_and_pixels_together(fou
         assert (rle.decode(after) == canvas).all()
 
 
-LABEL_MAPS = hnp.arrays(
-    np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9), elements=st.integers(0, 4)
-)
+LABEL_MAPS = hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9), elements=st.integers(0, 4))
 
 
 @given(LABEL_MAPS)

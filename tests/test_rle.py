@@ -125,9 +125,7 @@ def test_a_small_object_in_a_huge_image_needs_no_canvas():
     assert (rle.decode_window(found, window) == mask).all()
 
 
-@pytest.mark.parametrize(
-    "mask", [np.zeros((1, 1), bool), np.ones((1, 1), bool), np.zeros((3, 2), bool), np.ones((3, 2), bool)]
-)
+@pytest.mark.parametrize("mask", [np.zeros((1, 1), bool), np.ones((1, 1), bool), np.zeros((3, 2), bool), np.ones((3, 2), bool)])
 def test_empty_and_full_masks_and_single_pixels_round_trip(mask):
     assert (rle.decode(rle.encode(mask)) == mask).all()
 

@@ -56,9 +56,7 @@ def test_a_units_id_is_that_of_its_uri_and_page_alone(uri, page):
 
 
 def test_ids_are_the_same_in_every_process_and_every_version():
-    assert (
-        unit_id("s3://bucket/a.png") == -4376004316755694778
-    )  # written down, since outputs of old versions hold such ids
+    assert unit_id("s3://bucket/a.png") == -4376004316755694778  # written down, since outputs of old versions hold such ids
     command = "from rayseg.tables import unit_id; print(unit_id('s3://bucket/a.png'))"
     said = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True).stdout
     assert int(said) == unit_id("s3://bucket/a.png")

@@ -98,9 +98,7 @@ class SegmentSettings:
         found = re.fullmatch(r"(\d+)(?::(\d+))?", self.predictors)
         low, high = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
         if not 1 <= low <= high:
-            raise ConfigError(
-                f"predictors {self.predictors!r}: expected auto, a number, or MIN:MAX with 1 <= MIN <= MAX"
-            )
+            raise ConfigError(f"predictors {self.predictors!r}: expected auto, a number, or MIN:MAX with 1 <= MIN <= MAX")
         return low, high
 
     def failure_limit(self, planned: int) -> int | None:

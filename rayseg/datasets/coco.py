@@ -96,9 +96,7 @@ class CocoInstances:
         where = f"{self._file}: annotation {annotation.get('id')!r}"
         missing = {"image_id", "category_id", "segmentation"} - annotation.keys()
         if missing:
-            raise DatasetError(
-                f"{where} lacks {', '.join(sorted(missing))}; instance annotations need a mask and a class"
-            )
+            raise DatasetError(f"{where} lacks {', '.join(sorted(missing))}; instance annotations need a mask and a class")
         if annotation["image_id"] not in sizes:
             raise DatasetError(f"{where} belongs to image {annotation['image_id']!r}, which `images` does not list")
         if annotation["category_id"] not in self._class_of:
@@ -168,9 +166,7 @@ def _parse(file: Path) -> dict[str, Any]:
             if missing:
                 raise DatasetError(f"{file}: an entry of {part} lacks {', '.join(missing)}: {str(entry)[:80]}")
     if not content["images"] or not content["categories"]:
-        raise DatasetError(
-            f"{file}: lists no {'images' if content['categories'] else 'categories'}; nothing to learn from"
-        )
+        raise DatasetError(f"{file}: lists no {'images' if content['categories'] else 'categories'}; nothing to learn from")
     return content
 
 

@@ -49,13 +49,8 @@ class Sample:
         if self.classes.shape != (len(self.masks),):
             raise ValueError(f"{self.name}: {len(self.masks)} masks and classes of shape {self.classes.shape}")
         for patch in self.masks:
-            if (
-                patch.bits.shape != (patch.window.height, patch.window.width)
-                or patch.window.clip(self.size) != patch.window
-            ):
-                raise ValueError(
-                    f"{self.name}: mask of shape {patch.bits.shape} does not fit {patch.window} in {self.size}"
-                )
+            if patch.bits.shape != (patch.window.height, patch.window.width) or patch.window.clip(self.size) != patch.window:
+                raise ValueError(f"{self.name}: mask of shape {patch.bits.shape} does not fit {patch.window} in {self.size}")
 
     @property
     def size(self) -> Size:

@@ -70,9 +70,7 @@ class _SharedPixels:
         return np.frombuffer(self._map, np.uint8, count=wanted).reshape(shape)
 
 
-def _answer(
-    decoder: Callable[..., np.ndarray], request: dict[str, Any], fd: int, pixels: _SharedPixels
-) -> dict[str, Any]:
+def _answer(decoder: Callable[..., np.ndarray], request: dict[str, Any], fd: int, pixels: _SharedPixels) -> dict[str, Any]:
     try:
         with open(f"/proc/self/fd/{fd}", "rb") as file:
             data = file.read()

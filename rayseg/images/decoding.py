@@ -109,9 +109,7 @@ def decode_bgr(
         raise CorruptImage(f"cannot be decoded, {type(error).__name__}: {error}. The file is damaged.") from error
 
 
-def _decode_single(
-    data: bytes, page: int, max_pixels: int, allow_truncated: bool, empty: Empty, path: str | None
-) -> np.ndarray:
+def _decode_single(data: bytes, page: int, max_pixels: int, allow_truncated: bool, empty: Empty, path: str | None) -> np.ndarray:
     header = read_header(data, page=page)
     _check_pixels(header.pixels, header, max_pixels)
     form = _FORMATS[header.format]

@@ -36,9 +36,7 @@ def read_header(file: BinaryIO) -> Header:
     if bits not in _BITS.get(kind, ()) or interlace > 1:
         raise CorruptImage(f"PNG: colour type {kind} with {bits} bits, interlace {interlace}: no PNG has that.")
     if max(width, height) > _SIDE_LIMIT:
-        raise ImageTooLarge(
-            f"PNG of {width} x {height}: the decoder stops at {_SIDE_LIMIT} a side. Convert it to TIFF."
-        )
+        raise ImageTooLarge(f"PNG of {width} x {height}: the decoder stops at {_SIDE_LIMIT} a side. Convert it to TIFF.")
     return oriented("PNG", width, height, colour=_COLOURS[kind][0], bits=bits, orientation=_orientation(file))
 
 

@@ -101,9 +101,7 @@ def mend(data: bytes, directory: Directory) -> bytes:
     samples = directory.first(_WIDTH, 0) * directory.first(_HEIGHT, 0) * directory.first(_SAMPLES, 1)
     most = samples * directory.first(_BITS, 1) // 8 + _ROUNDING_BYTES
     if directory.first(_COMPRESSION, 1) != 1 or missing > most:
-        raise CorruptImage(
-            f"{why_cut(data, directory)}; only uncompressed pages can be decoded in part. Fetch it again."
-        )
+        raise CorruptImage(f"{why_cut(data, directory)}; only uncompressed pages can be decoded in part. Fetch it again.")
     return data + bytes(missing)
 
 
@@ -113,9 +111,7 @@ def _pixels_end(directory: Directory) -> int:
     if not len(starts):
         starts, sizes = directory.all_values(_STRIP_OFFSETS), directory.all_values(_STRIP_BYTES)
     if not len(starts) and not directory.values(_JPEG_OFFSET):
-        raise CorruptImage(
-            f"TIFF: the page at byte {directory.offset} has no strips and no tiles; the file is damaged."
-        )
+        raise CorruptImage(f"TIFF: the page at byte {directory.offset} has no strips and no tiles; the file is damaged.")
     count = min(len(starts), len(sizes))
     ends = (starts[:count] + sizes[:count])[sizes[:count] > 0]
     return int(ends.max(initial=0))
@@ -131,9 +127,7 @@ def _refuse_camera_raw(directory: Directory) -> None:
 def _refuse_unreadable(directory: Directory) -> None:
     photometric = directory.first(PHOTOMETRIC, 0)
     if photometric not in _COLOURS:
-        raise UnsupportedImage(
-            f"TIFF: photometric interpretation {photometric} has no rule. Convert it to RGB or grey."
-        )
+        raise UnsupportedImage(f"TIFF: photometric interpretation {photometric} has no rule. Convert it to RGB or grey.")
     for kind in directory.values(_SAMPLE_FORMAT):
         if kind in _SAMPLE_KINDS:
             raise UnsupportedImage(

@@ -40,9 +40,7 @@ def read_bgr(data: bytes, out: np.ndarray, *, directory: Directory, header: Head
     # Pillow warns of odd metadata, which is no reason to lose an image.
     with warnings.catch_warnings(action="ignore"), _open(data, directory, header) as image:
         if sorted(image.size) != sorted(header.stored_hw):
-            raise CorruptImage(
-                f"TIFF: the header says {header.stored_hw}, the decoder {image.size}; the file is damaged."
-            )
+            raise CorruptImage(f"TIFF: the header says {header.stored_hw}, the decoder {image.size}; the file is damaged.")
         image.load()
         if (image.height, image.width) != out.shape[:2]:
             raise CorruptImage(f"TIFF: the header says {out.shape[:2]}, the page is {image.height, image.width}.")
@@ -83,9 +81,7 @@ def _fill(image: Image.Image, out: np.ndarray, *, inverted: bool, bits: int) -> 
         rgb = image if image.mode == "RGB" else image.convert("RGB")
         cv2.cvtColor(np.asarray(rgb), cv2.COLOR_RGB2BGR, out)
     else:
-        raise UnsupportedImage(
-            f"TIFF: samples of the kind {image.mode!r} have no rule. Scale it to 8-bit integers first."
-        )
+        raise UnsupportedImage(f"TIFF: samples of the kind {image.mode!r} have no rule. Scale it to 8-bit integers first.")
 
 
 def _inks_to_bgr(cmyk: np.ndarray, out: np.ndarray) -> None:

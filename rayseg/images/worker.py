@@ -83,9 +83,7 @@ class DecodeWorker:
         self._input, self._output = _MemoryFile("image"), _MemoryFile("pixels")
         self._child: _Child | None = None
 
-    def decode(
-        self, data: bytes, *, page: int = 0, max_pixels: int = MAX_PIXELS, allow_truncated: bool = False
-    ) -> np.ndarray:
+    def decode(self, data: bytes, *, page: int = 0, max_pixels: int = MAX_PIXELS, allow_truncated: bool = False) -> np.ndarray:
         """What `rayseg.images.decode` does, and the same errors.
 
         Returns:
@@ -132,14 +130,10 @@ class DecodeWorker:
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         if self._child is None or not self._child.alive():
             self.close()
-            self._child = _Child(
-                [str(self._input.fd), str(self._output.fd), *self._options], self._input.fd, self._output.fd
-            )
+            self._child = _Child([str(self._input.fd), str(self._output.fd), *self._options], self._input.fd, self._output.fd)
         try:
             return self._child.ask(request, timeout_s=self.timeout_s)
-        except (
-            BaseException
-        ):  # crash, timeout or an interrupt: an answer that comes later must not meet the next request
+        except BaseException:  # crash, timeout or an interrupt: an answer that comes later must not meet the next request
             self.close()
             raise
 
@@ -199,9 +193,7 @@ class _Child:
                 self.end()
                 complaints.seek(0)
                 said = complaints.read().decode("utf-8", "replace").strip()[-2000:]
-                raise RaysegError(
-                    f"the decoder process does not start ({error or 'it ended at once'}): {said}"
-                ) from error
+                raise RaysegError(f"the decoder process does not start ({error or 'it ended at once'}): {said}") from error
 
     @property
     def pid(self) -> int:

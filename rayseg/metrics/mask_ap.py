@@ -111,9 +111,7 @@ def _found(detections: Iterable[Mapping[str, Any]], truth: Mapping[str, Any]) ->
         _check_row("detection", number - 1, row, sizes, known)
         score = float(row["score"])
         if not math.isfinite(score):
-            raise DatasetError(
-                f"detection {number - 1} has score {score}; scores must be finite. Did training diverge?"
-            )
+            raise DatasetError(f"detection {number - 1} has score {score}; scores must be finite. Did training diverge?")
         rle = dict(row["segmentation"])
         _check_size("detection", number - 1, rle, sizes[row["image_id"]])
         annotations.append(
@@ -130,9 +128,7 @@ def _found(detections: Iterable[Mapping[str, Any]], truth: Mapping[str, Any]) ->
     return {"images": truth["images"], "categories": truth["categories"], "annotations": annotations}
 
 
-def _check_row(
-    kind: str, index: int, row: Mapping[str, Any], sizes: Mapping[Any, tuple[int, int]], categories: set[Any]
-) -> None:
+def _check_row(kind: str, index: int, row: Mapping[str, Any], sizes: Mapping[Any, tuple[int, int]], categories: set[Any]) -> None:
     if row["image_id"] not in sizes:
         raise DatasetError(
             f"{kind} {index} is on image {row['image_id']!r}, which the ground truth does not list. "
@@ -148,9 +144,7 @@ def _check_row(
 def _check_size(kind: str, index: int, rle: Mapping[str, Any], size: tuple[int, int]) -> None:
     # pycocotools compares masks of different sizes to an IoU of -1 without a word.
     if tuple(int(n) for n in rle["size"]) != size:
-        raise DatasetError(
-            f"{kind} {index} has a mask of size {tuple(rle['size'])} on an image of {size} (height, width)"
-        )
+        raise DatasetError(f"{kind} {index} has a mask of size {tuple(rle['size'])} on an image of {size} (height, width)")
 
 
 def _as_rle(segmentation: Any, size: tuple[int, int]) -> dict[str, Any]:

@@ -168,9 +168,7 @@ def _plain_array(path: str | os.PathLike[str], name: Any, value: Any) -> np.ndar
         value = value[1]
     if not isinstance(name, str) or not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
         found = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
-        raise WeightsError(
-            f"{path}: entry {name!r} is a {found}, not an array of numbers. Is it a training checkpoint?"
-        )
+        raise WeightsError(f"{path}: entry {name!r} is a {found}, not an array of numbers. Is it a training checkpoint?")
     return value
 
 

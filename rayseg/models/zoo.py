@@ -13,23 +13,10 @@ from typing import TYPE_CHECKING, Literal
 
 from rayseg.errors import ModelError
 from rayseg.geometry import Size
+from rayseg.models.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from paddle import nn
-
-
-@dataclass(frozen=True)
-class Preprocess:
-    """What is done to an RGB uint8 image before the network sees it: resize, x / 255, then (x - mean) / std."""
-
-    resize: Size | None
-    """Stretched to this size without keeping the aspect ratio; None leaves the image as it is."""
-    mean: tuple[float, float, float]
-    """Per channel, after the division by 255."""
-    std: tuple[float, float, float]
-    """Per channel, after the division by 255."""
-    interpolation: Literal["linear", "cubic"] = "linear"
-    """Of the resizing."""
 
 
 @dataclass(frozen=True)

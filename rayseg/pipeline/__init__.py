@@ -1,1 +1,1 @@
-"""The main job: list -> plan -> (plan - ledger) -> fetch + decode -> predict -> encode -> write. `job.py` shows it on one page."""
+"""The main job: list -> plan -> (plan - ledger) -> fetch + decode -> predict -> encode -> write; see `job.py`."""

@@ -1,4 +1,6 @@
-"""The board: one small actor that hears from all stages of a job. It feeds the progress line and remembers which chunk a predictor died on.
+"""The board: one small actor that hears from all stages of a job.
+
+It feeds the progress line and remembers which chunk a predictor died on.
 
 It is never asked what is finished: the ledger alone says that. Lost with the driver, it costs a progress line.
 """
@@ -23,9 +25,7 @@ class Tally:
     def __add__(self, other: Tally) -> Tally:
         seconds = Counter(self.seconds)
         seconds.update(other.seconds)
-        return Tally(
-            self.images + other.images, self.failed + other.failed, self.objects + other.objects, dict(seconds)
-        )
+        return Tally(self.images + other.images, self.failed + other.failed, self.objects + other.objects, dict(seconds))
 
 
 class _Board:

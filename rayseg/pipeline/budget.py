@@ -1,7 +1,8 @@
 """How many predictors a job runs and what each reserves, so that it fills the machine and never waits for itself.
 
-Ray Data stops for ever when actors hold all logical CPUs and a task upstream needs one (ray-project/ray#44687). So tasks and predictors
-on CPUs reserve fractions that always leave room for one task. Reservations are accounting: the operating system shares the real cores.
+Ray Data stops for ever when actors hold all logical CPUs and a task upstream needs one (ray-project/ray#44687). So
+tasks and predictors on CPUs reserve fractions that always leave room for one task. Reservations are accounting: the
+operating system shares the real cores.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ def plan_budget(settings: SegmentSettings, *, cpus: float, gpus: float, node_cpu
     """Budget for a cluster with so many logical CPUs and GPUs.
 
     Args:
-        node_cpus: of its smallest node; None where there is but one. All predictors and a task fit on it together: after the loss of
-            nodes Ray starts every predictor again wherever there is room, and leaves none for tasks if it can.
+        node_cpus: of its smallest node; None where there is but one. All predictors and a task fit on it together:
+            after the loss of nodes Ray starts every predictor again wherever there is room, and leaves none for tasks
+            if it can.
 
     Raises:
         ConfigError: GPUs are asked for and there are none, or fewer than the smallest pool needs.

@@ -55,9 +55,7 @@ def read(store: Store) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError) as error:
         raise OutputError(f"{store.url}/{_NAME} is not a rayseg job ({error!r}); give another output folder") from error
     if found != FORMAT:
-        raise OutputError(
-            f"{store.url}/{_NAME} has format {found}, this rayseg reads {FORMAT}; use the version that wrote it"
-        )
+        raise OutputError(f"{store.url}/{_NAME} has format {found}, this rayseg reads {FORMAT}; use the version that wrote it")
     return job
 
 
@@ -69,9 +67,7 @@ def require(store: Store) -> dict[str, Any]:
     """
     job = read(store)
     if job is None:
-        raise OutputError(
-            f"{store.url}: no {_NAME} there, so this is not the output of a rayseg job (or planning never ended)"
-        )
+        raise OutputError(f"{store.url}: no {_NAME} there, so this is not the output of a rayseg job (or planning never ended)")
     return job
 
 
@@ -81,18 +77,14 @@ def check_same(job: dict[str, Any], wanted: dict[str, Any], url: str) -> None:
     differing = [k for k in sorted({*found, *wanted}) if found.get(k) != wanted.get(k)]
     if differing:
         said = "; ".join(f"{k} was {found.get(k)!r}, now {wanted.get(k)!r}" for k in differing)
-        raise JobMismatch(
-            f"{url} holds the results of another job ({said}). Give another output folder, or the same settings."
-        )
+        raise JobMismatch(f"{url} holds the results of another job ({said}). Give another output folder, or the same settings.")
 
 
 def check_fresh(store: Store) -> None:
     """Raise OutputError when there are results without a job.json that explains them."""
     for folder in ("images", "objects"):
         if any(name.endswith(".parquet") for name in store.list(folder)):
-            raise OutputError(
-                f"{store.url}/{folder}/ has Parquet files but there is no {_NAME}; give an empty output folder"
-            )
+            raise OutputError(f"{store.url}/{folder}/ has Parquet files but there is no {_NAME}; give an empty output folder")
 
 
 def write(store: Store, settings: SegmentSettings, spec: ModelSpec, wanted: dict[str, Any], plan: Plan) -> None:

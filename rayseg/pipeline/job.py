@@ -2,8 +2,9 @@
 
     list -> plan -> (plan - ledger) -> fetch + decode -> predict -> encode + commit
 
-The output folder is the only memory. A run reads from it what is left, does that, and checks at the end that every planned unit is
-there once; so starting, resuming and finishing are the same call. What stages do is in `stages.py`, the files in `plan.py` and `ledger.py`.
+The output folder is the only memory. A run reads from it what is left, does that, and checks at the end that every
+planned unit is there once; so starting, resuming and finishing are the same call. What stages do is in `stages.py`, the
+files in `plan.py` and `ledger.py`.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ from rayseg.predict.model_dir import ModelSpec, load_model_dir
 
 log = logging.getLogger(__name__)
 
-# Most bytes of files in one chunk. Where the network's input has a fixed size, images are small once they are prepared; where they stay as
-# they are, a JPEG grows about tenfold, and several chunks are on their way at any time.
+# Most bytes of files in one chunk. Where the network's input has a fixed size, images are small once they are prepared;
+# where they stay as they are, a JPEG grows about tenfold, and several chunks are on their way at any time.
 CHUNK_BYTES, CHUNK_BYTES_NATIVE = 256 * 2**20, 24 * 2**20
 
 # Ray Data waits this long without any progress before it gives up; a model may take minutes to load and to run its first batch.
@@ -162,8 +163,8 @@ class LeftOver:
         units: planned units without a ledger row.
         failed: failed rows so far.
         shards: those with something left.
-        snapshot: reference to {shard: names of its commits}; tasks read these and no later ones, so that a task repeated after the
-            loss of a node gives the same rows again.
+        snapshot: reference to {shard: names of its commits}; tasks read these and no later ones, so that a task
+            repeated after the loss of a node gives the same rows again.
     """
 
     units: int
@@ -191,9 +192,7 @@ def _pipeline(context: Context, plan: Plan, left: LeftOver, budget: Budget) -> D
     rows = ray.data.read_datasource(
         _LeftChunks(context.store, plan, left), override_num_blocks=len(left.shards), num_cpus=budget.list_cpus
     )
-    decoded = rows.map_batches(
-        fetch_and_decode, fn_kwargs={"context": context}, num_cpus=budget.task_cpus, **chunk_by_chunk
-    )
+    decoded = rows.map_batches(fetch_and_decode, fn_kwargs={"context": context}, num_cpus=budget.task_cpus, **chunk_by_chunk)
     predicted = decoded.map_batches(
         PredictStage,
         fn_constructor_args=(context,),
@@ -203,9 +202,7 @@ def _pipeline(context: Context, plan: Plan, left: LeftOver, budget: Budget) -> D
         num_gpus=budget.predictor_gpus or None,
         **chunk_by_chunk,
     )
-    return predicted.map_batches(
-        encode_and_commit, fn_kwargs={"context": context}, num_cpus=budget.task_cpus, **chunk_by_chunk
-    )
+    return predicted.map_batches(encode_and_commit, fn_kwargs={"context": context}, num_cpus=budget.task_cpus, **chunk_by_chunk)
 
 
 def _data_context() -> DataContext:

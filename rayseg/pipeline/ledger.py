@@ -1,7 +1,7 @@
 """The ledger: which units are finished, read from the output alone, and the one place that writes to it.
 
-A commit writes the objects file of a chunk, then its ledger file under the same name; the second write makes it count. A file of one
-kind without the other is debris of a killed task, or damage, and is swept before work starts.
+A commit writes the objects file of a chunk, then its ledger file under the same name; the second write makes it count.
+A file of one kind without the other is debris of a killed task, or damage, and is swept before work starts.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One driver at a time for an output on a local disk. The kernel frees the lock when its process ends, however it ends.
 
-Object stores have no such lock. Two drivers on one bucket cut the same chunks and write the same files, so that they waste work; see
-`plan.py` on chunk names.
+Object stores have no such lock. Two drivers on one bucket cut the same chunks and write the same files, so that they
+waste work; see `plan.py` on chunk names.
 """
 
 from __future__ import annotations

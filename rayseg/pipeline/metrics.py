@@ -13,9 +13,7 @@ def _counters() -> dict[str, Any]:
     return {
         "images": Counter("rayseg_images_total", description="Images that left a stage.", tag_keys=("stage", "status")),
         "objects": Counter("rayseg_objects_total", description="Objects written."),
-        "seconds": Counter(
-            "rayseg_stage_seconds_total", description="Seconds of work in a stage.", tag_keys=("stage",)
-        ),
+        "seconds": Counter("rayseg_stage_seconds_total", description="Seconds of work in a stage.", tag_keys=("stage",)),
     }
 
 

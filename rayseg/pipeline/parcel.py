@@ -45,8 +45,13 @@ def unpack(table: pa.Table) -> Iterator[tuple[str, Any]]:
         for row in range(batch.num_rows):
             body = np.frombuffer(_value(batch.column("body"), row), dtype=np.uint8)
             spans = batch.column("spans")[row].as_py()
-            views = [memoryview(body[s : s + n]).toreadonly() for s, n in zip(spans[0::2], spans[1::2], strict=True)]
-            yield batch.column("chunk")[row].as_py(), pickle.loads(_value(batch.column("head"), row), buffers=views)
+            views = [memoryview(body[s : s + n].data).toreadonly() for s, n in zip(spans[0::2], spans[1::2], strict=True)]
+            yield (
+                batch.column("chunk")[row].as_py(),
+                pickle.loads(  # noqa: S301 - written by `pack` in another process of this job
+                    _value(batch.column("head"), row), buffers=views
+                ),
+            )
 
 
 def _value(column: pa.LargeBinaryArray, row: int) -> pa.Buffer:

@@ -1,8 +1,9 @@
 """The plan: the table of all units of a job, written before any work starts, by tasks, so that no archive passes the driver.
 
-Listing tasks walk folders and write runs of units, each row with a bucket (the low bits of its id). Merging tasks take some buckets each from
-every run, drop doubles, sort by uri and write shards of at most SHARD_UNITS rows. A shard's rows, in order, fall into chunks: the
-images of one commit. Chunk borders depend on the plan alone, so every run of a job cuts the same chunks.
+Listing tasks walk folders and write runs of units, each row with a bucket (the low bits of its id). Merging tasks take
+some buckets each from every run, drop doubles, sort by uri and write shards of at most SHARD_UNITS rows. A shard's
+rows, in order, fall into chunks: the images of one commit. Chunk borders depend on the plan alone, so every run of a
+job cuts the same chunks.
 """
 
 from __future__ import annotations
@@ -122,9 +123,7 @@ def chunks(plan: Plan, shard: str, table: pa.Table, done: np.ndarray) -> Iterato
         keep = np.flatnonzero(left[start:stop]) + start
         if keep.size:
             rows = table.take(pa.array(keep)).select(["uri", "page", "bytes", "version"]).to_pylist()
-            yield Chunk(
-                f"{shard}-{number:05d}-{_name_hash(table['unit_id'].to_numpy()[keep])}", tuple(Unit(**r) for r in rows)
-            )
+            yield Chunk(f"{shard}-{number:05d}-{_name_hash(table['unit_id'].to_numpy()[keep])}", tuple(Unit(**r) for r in rows))
 
 
 def shard_of(chunk_name: str) -> str:
@@ -161,7 +160,8 @@ def _list(source: Source, store: Store, parallelism: int, report: Callable[[int]
         report(sum(rows for _, rows in found))
         return [name for name, _ in found], sum(rows for _, rows in found)
     task = ray.remote(num_cpus=_TASK_CPUS)(_list_folders)
-    waiting, running, runs, listed, number = list(source.roots), [], [], 0, 0
+    waiting, runs, listed, number = list(source.roots), [], 0, 0
+    running: list[ray.ObjectRef] = []
     while waiting or running:
         while waiting and len(running) < parallelism:
             share = max(1, len(waiting) // parallelism)

@@ -82,7 +82,8 @@ class Progress:
         self._lines = 0
         left = f", {findings.missing} left" if findings.missing else ""
         self._say(
-            f"{findings.done_ok} ok, {findings.failed} failed{left}, {findings.objects} objects, of {findings.planned} planned images"
+            f"{findings.done_ok} ok, {findings.failed} failed{left}, {findings.objects} objects, of "
+            f"{findings.planned} planned images"
         )
 
     def _line(self) -> str:

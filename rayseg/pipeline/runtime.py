@@ -17,7 +17,8 @@ def connected(address: str | None = None, *, num_cpus: int | None = None, verbos
     """Ray is running inside the block; a Ray that this started ends with it.
 
     Args:
-        address: "auto" or a cluster's address; None starts one for this process, unless RAY_ADDRESS is set (as in a submitted job).
+        address: "auto" or a cluster's address; None starts one for this process, unless RAY_ADDRESS is set (as in a
+            submitted job).
         num_cpus: logical CPUs of a Ray started here.
 
     Raises:

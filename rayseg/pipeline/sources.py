@@ -90,16 +90,12 @@ def open_source(
     """
     options = dict(options or {})
     fs = filesystem(source, options)
-    path = (
-        os.path.abspath(split_protocol(source)[1]) if is_local(source) else str(fs._strip_protocol(source)).rstrip("/")
-    )
+    path = os.path.abspath(split_protocol(source)[1]) if is_local(source) else str(fs._strip_protocol(source)).rstrip("/")
     base = Source("files", (), skip=_inside(fs, source, out), options=options, attempts=attempts)
     try:
         kind = with_retries(lambda: _kind(fs, path), attempts=attempts, what=source)
     except Exception as error:
-        raise SourceError(
-            f"{source}: cannot be read: {error}. Check the path, the credentials and --endpoint-url."
-        ) from error
+        raise SourceError(f"{source}: cannot be read: {error}. Check the path, the credentials and --endpoint-url.") from error
     if kind == "file" and path.lower().endswith(MANIFESTS):
         return replace(base, kind="manifest", roots=(to_uri(fs, path),), column=column)
     if column is not None:
@@ -109,9 +105,7 @@ def open_source(
     if _MAGIC.search(path):
         root = path[: _MAGIC.search(path).start()].rsplit("/", 1)[0] or "/"  # type: ignore[union-attr]
         return replace(base, roots=(to_uri(fs, root),), pattern=glob_translate(path))
-    raise SourceError(
-        f"{source}: there is no such file or folder. Check the spelling; a glob needs quotes in the shell."
-    )
+    raise SourceError(f"{source}: there is no such file or folder. Check the spelling; a glob needs quotes in the shell.")
 
 
 def expand(source: Source, roots: list[str], *, max_units: int) -> Found:
@@ -134,9 +128,7 @@ def expand(source: Source, roots: list[str], *, max_units: int) -> Found:
             entries = with_retries(partial(_entries, fs, path), attempts=source.attempts, what=root)
         except Exception as error:  # storage libraries raise their own trees
             if not is_final(error):
-                raise SourceError(
-                    f"{root}: listing it keeps failing: {error}. Run the same command again later."
-                ) from error
+                raise SourceError(f"{root}: listing it keeps failing: {error}. Run the same command again later.") from error
             log.warning("%s: cannot be listed (%s); it becomes a failed row", root, error)
             units.append(Unit(root))
             continue
@@ -146,9 +138,8 @@ def expand(source: Source, roots: list[str], *, max_units: int) -> Found:
             if entry["type"] == "directory":
                 if not name.rsplit("/", 1)[-1].startswith(".") and name != path:
                     pending.append(to_uri(fs, name))
-            elif match is None or match(name):
-                if path == name or not name.rsplit("/", 1)[-1].startswith("."):
-                    files.append(entry)
+            elif (match is None or match(name)) and (path == name or not name.rsplit("/", 1)[-1].startswith(".")):
+                files.append(entry)
         units.extend(_units(fs, list(reversed(files)), source.attempts))
     return Found(units, list(reversed(pending)))
 
@@ -244,9 +235,7 @@ def _local_entry(path: str, *, is_dir: bool) -> dict[str, Any]:
 def _units(fs: fsspec.AbstractFileSystem, entries: list[dict[str, Any]], attempts: int) -> Iterator[Unit]:
     def unit(entry: dict[str, Any]) -> Unit:
         version = entry.get("version") or entry.get("ETag") or entry.get("etag") or entry.get("mtime")
-        return Unit(
-            to_uri(fs, entry["name"]), 0, entry.get("size"), None if version is None else str(version).strip('"')
-        )
+        return Unit(to_uri(fs, entry["name"]), 0, entry.get("size"), None if version is None else str(version).strip('"'))
 
     return _paged(entries, unit, fs, attempts)
 
@@ -258,9 +247,7 @@ def _paged(entries: list[dict[str, Any]], unit: Any, fs: Any, attempts: int) -> 
     pages: dict[str, int] = {}
     if tiffs:
         with ThreadPoolExecutor(_PAGE_THREADS) as pool:
-            pages = dict(
-                zip([u.uri for u in tiffs], pool.map(lambda u: _pages(u.uri, fs, attempts), tiffs), strict=True)
-            )
+            pages = dict(zip([u.uri for u in tiffs], pool.map(lambda u: _pages(u.uri, fs, attempts), tiffs), strict=True))
     for u in units:
         for page in range(pages.get(u.uri, 1)):
             yield replace(u, page=page)
@@ -286,9 +273,7 @@ def _pages(uri: str, fs: Any, attempts: int) -> int:
     except Exception as error:  # storage libraries raise their own trees
         if is_final(error) or isinstance(error, SourceError):
             return 1
-        raise SourceError(
-            f"{uri}: reading its header keeps failing: {error}. Run the same command again later."
-        ) from error
+        raise SourceError(f"{uri}: reading its header keeps failing: {error}. Run the same command again later.") from error
 
 
 def _manifest_paths(fs: fsspec.AbstractFileSystem, path: str, source: Source, batch_rows: int) -> Iterator[list[str]]:

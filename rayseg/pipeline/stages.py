@@ -30,7 +30,7 @@ from rayseg.pipeline.metrics import count
 from rayseg.pipeline.parcel import pack, unpack
 from rayseg.pipeline.sources import to_path
 from rayseg.pipeline.storage import Store, filesystem, with_retries
-from rayseg.predict.finish import finish
+from rayseg.predict.families import finish
 from rayseg.predict.model_dir import ModelSpec
 from rayseg.predict.predictor import Predictor
 from rayseg.predict.prepare import Prepared, prepare
@@ -89,8 +89,8 @@ def fetch_and_decode(table: pa.Table, context: Context) -> pa.Table:
 class PredictStage:
     """Actor: holds one predictor and runs chunks through it.
 
-    A chunk that ended the process twice is run image by image, and the image it dies on again and again is given up: it costs itself, not
-    the job.
+    A chunk that ended the process twice is run image by image, and the image it dies on again and again is given up: it
+    costs itself, not the job.
     """
 
     def __init__(self, context: Context, *, device: str, threads: int) -> None:
@@ -114,9 +114,7 @@ class PredictStage:
         start = time.perf_counter()
         try:
             raws = self._run([work[i].content for i in good], self._context.settings.batch_size)
-        except (
-            Exception
-        ) as error:  # engines raise anything from RuntimeError to SystemError; the culprit is sought below
+        except Exception as error:  # noqa: BLE001 - engines raise anything from RuntimeError to SystemError; the culprit is sought below
             log.warning("a batch of %d images failed (%s); trying them one by one", len(good), error)
             return self._isolate(work, good)
         each = (time.perf_counter() - start) / max(1, len(good))
@@ -133,14 +131,15 @@ class PredictStage:
         for i in good:
             out[i] = self._alone(work[i])
         if len(good) > 1 and all(out[i].stage for i in good):
-            self._predictor.probe()  # raises when the engine itself is broken, and the job with it, instead of failing every image
+            # raises when the engine itself is broken, and the job with it, instead of failing every image
+            self._predictor.probe()
         return out
 
     def _alone(self, work: Work) -> Work:
         with _timed(work, "predict") as timed:
             try:
                 (raw,) = self._run([work.content], 1)
-            except Exception as error:  # as above; here the image is known
+            except Exception as error:  # noqa: BLE001 - as above; here the image is known
                 return work.fail("predict", f"{type(error).__name__}: {error}")
         return replace(timed, content=raw)
 
@@ -187,10 +186,8 @@ def _fetch(unit: Unit, settings: SegmentSettings) -> tuple[bytes | Exception, fl
         path = to_path(fs, unit.uri)
         data = with_retries(lambda: fs.cat_file(path), attempts=settings.fetch_attempts, what=unit.uri)
         if unit.bytes is not None and len(data) != unit.bytes:
-            raise CorruptImage(
-                f"has {len(data)} bytes, {unit.bytes} when the job was planned: it was replaced meanwhile"
-            )
-    except Exception as error:  # storage libraries raise their own trees; all of them cost this image only
+            raise CorruptImage(f"has {len(data)} bytes, {unit.bytes} when the job was planned: it was replaced meanwhile")
+    except Exception as error:  # noqa: BLE001 - storage libraries raise their own trees; all of them cost this image only
         return error, time.perf_counter() - start
     return data, time.perf_counter() - start
 

@@ -1,7 +1,8 @@
 """`rayseg verify`: the join of plan, ledger and objects, from the files alone.
 
-Every planned unit exactly once in the ledger; nothing in the ledger that was not planned; every objects file with its ledger file and
-the other way round; in each pair the objects the ledger counts, and no others. Needs neither Ray nor the model.
+Every planned unit exactly once in the ledger; nothing in the ledger that was not planned; every objects file with its
+ledger file and the other way round; in each pair the objects the ledger counts, and no others. Needs neither Ray nor
+the model.
 """
 
 from __future__ import annotations
@@ -144,7 +145,8 @@ class _Check:
         for unit in sorted({*wanted, *have}):
             if wanted.get(unit, 0) != have.get(unit, 0):
                 self.problem(
-                    f"objects/{name}.parquet has {have.get(unit, 0)} objects of unit {unit}, the ledger says {wanted.get(unit, 0)}. "
+                    f"objects/{name}.parquet has {have.get(unit, 0)} objects of unit {unit}, "
+                    f"the ledger says {wanted.get(unit, 0)}. "
                     f"Delete images/{name}.parquet and run `rayseg segment` again"
                 )
         keys = found.select(["unit_id", "object_id"])
@@ -167,9 +169,7 @@ def _read_plan(store: Store, shard: str, check: _Check) -> pa.Table | None:
     try:
         return read_shard(store, shard)
     except (pa.ArrowException, FileNotFoundError, ValueError) as error:
-        check.problem(
-            f"plan/{shard}.parquet cannot be read ({error}). Without its plan this job cannot go on; restore the file"
-        )
+        check.problem(f"plan/{shard}.parquet cannot be read ({error}). Without its plan this job cannot go on; restore the file")
         return None
 
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from rayseg.predict.backends.protocol import Backend
+from rayseg.predict.families import split_outputs
 from rayseg.predict.prepare import Prepared, to_input
-from rayseg.predict.raw import Raw, split_outputs
+from rayseg.predict.raw import Raw
 from rayseg.predict.spec import ModelSpec
 
 
@@ -25,6 +26,5 @@ def feed(spec: ModelSpec, batch: Sequence[Prepared]) -> dict[str, np.ndarray]:
     """The program's inputs for a batch, by name; whichever of them is not im_shape or scale_factor is the image."""
     makers = {"im_shape": lambda image: image.im_shape, "scale_factor": lambda image: image.scale_factor}
     return {
-        name: np.stack([makers.get(name, lambda image: to_input(spec, image))(image) for image in batch])
-        for name in spec.inputs
+        name: np.stack([makers.get(name, lambda image: to_input(spec, image))(image) for image in batch]) for name in spec.inputs
     }

@@ -7,31 +7,28 @@ model_dir.py's.
 
 from __future__ import annotations
 
-import copy
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import paddle
 import yaml
 from paddle import nn
-from paddle.static import InputSpec
 
 from rayseg.errors import ModelError, OutputError
 from rayseg.geometry import Size
-from rayseg.models.instance.ppyoloe_seg import PPYOLOESeg, lean_program, paddlex_program
-from rayseg.models.semantic.pp_liteseg import PPLiteSeg
-from rayseg.models.zoo import Preprocess
+from rayseg.models.network import Flavour, InstanceNetwork, SemanticNetwork
+from rayseg.models.preprocess import Preprocess
 from rayseg.predict.model_dir import CONFIG_FILE, load_model_dir
 from rayseg.predict.preprocess import CUBIC, LINEAR
 
-Flavour = Literal["lean", "paddlex"]
+Network = InstanceNetwork | SemanticNetwork
 
 
 def export_model(
-    network: nn.Layer,
+    network: Network,
     out_dir: str | Path,
     *,
     name: str,
@@ -39,34 +36,32 @@ def export_model(
     flavour: Flavour = "lean",
     input_size: Size | None = None,
     draw_threshold: float = 0.5,
-    preprocess: Preprocess | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Export a network. The directory appears whole or not at all; the network is not changed.
 
     Args:
-        network: a PPYOLOESeg or PPLiteSeg with its weights.
+        network: one of the zoo, with its weights.
         name: written as `Global.model_name`.
         labels: name of each class id.
         input_size: fixes the input of a semantic network; None takes any size. An instance network has its own, which
             this may only repeat.
         draw_threshold: score an object must exceed unless the caller of a job has another; instance networks only.
-        preprocess: None takes what the family is published with.
         overwrite: replace a directory that is there.
 
     Returns:
         The directory.
 
     Raises:
-        ModelError: a network that is not in the table, or settings that contradict it.
+        ModelError: not a network of the zoo, or settings that contradict it.
         OutputError: the directory is there already.
     """
     out_dir = Path(out_dir)
     if out_dir.exists() and not overwrite and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise OutputError(f"{out_dir}: is there already; give another directory, or ask to overwrite it")
-    layer, spec, config = _describe(network, flavour, input_size, preprocess)
+    layer, spec, config = _describe(network, flavour, input_size)
     written = {"Global": {"model_name": name}, **config, "label_list": list(labels)}
-    if isinstance(network, PPYOLOESeg):
+    if isinstance(network, InstanceNetwork):
         written["draw_threshold"] = float(draw_threshold)
     fresh = out_dir.with_name(f".{out_dir.name}.exporting-{os.getpid()}")
     fresh.mkdir(parents=True)
@@ -80,66 +75,73 @@ def export_model(
     return out_dir
 
 
-def _describe(
-    network: nn.Layer, flavour: Flavour, input_size: Size | None, preprocess: Preprocess | None
-) -> tuple[nn.Layer, list[Any], dict[str, Any]]:
+def _describe(network: Network, flavour: Flavour, input_size: Size | None) -> tuple[nn.Layer, list[Any], dict[str, Any]]:
     """Layer and input specification to save, and what the yml says about them."""
     if flavour not in ("lean", "paddlex"):
         raise ModelError(f"flavour {flavour!r} is unknown; known: lean, paddlex")
-    if isinstance(network, PPYOLOESeg):
-        return _describe_ppyoloe(network, flavour, input_size, preprocess)
-    if isinstance(network, PPLiteSeg):
-        return _describe_liteseg(network, flavour, input_size, preprocess)
-    raise ModelError(f"{type(network).__name__} cannot be exported; known: PPYOLOESeg, PPLiteSeg")
+    if isinstance(network, InstanceNetwork):
+        return _describe_instance(network, flavour, input_size)
+    if isinstance(network, SemanticNetwork):
+        return _describe_semantic(network, flavour, input_size)
+    raise ModelError(f"{type(network).__name__} is not a network of the zoo; build one with rayseg.build_model")
 
 
-def _describe_ppyoloe(
-    network: PPYOLOESeg, flavour: Flavour, input_size: Size | None, preprocess: Preprocess | None
+def _describe_instance(
+    network: InstanceNetwork, flavour: Flavour, input_size: Size | None
 ) -> tuple[nn.Layer, list[Any], dict[str, Any]]:
-    size = network.input_size
-    if input_size not in (None, size):
+    preprocess = network.preprocess
+    if input_size not in (None, preprocess.resize):
         raise ModelError(
-            f"the network was built for {size}, asked to export for {input_size}; build it with that input_size"
+            f"the network was built for {preprocess.resize}, asked to export for {input_size}; build it with that size"
         )
-    preprocess = preprocess or Preprocess(resize=size, mean=(0.0,) * 3, std=(1.0,) * 3, interpolation="cubic")
-    if preprocess.resize != size:
-        raise ModelError(f"preprocessing resizes to {preprocess.resize}, the network takes {size}")
-    layer, spec = lean_program(network) if flavour == "lean" else paddlex_program(network)
+    layer, spec = network.lean_program() if flavour == "lean" else network.paddlex_program()
     config = {
         "mode": "paddle",
         "draw_threshold": 0.5,
         "metric": "COCO",
-        "use_dynamic_shape": False,
-        "arch": "PPYOLOE",
-        "min_subgraph_size": 3,
+        "use_dynamic_shape": _image_is_free(spec),
+        "arch": network.arch,
+        "min_subgraph_size": network.min_subgraph_size,
         "mask": True,
-        "Preprocess": [
-            {
-                "type": "Resize",
-                "interp": CUBIC if preprocess.interpolation == "cubic" else LINEAR,
-                "keep_ratio": False,
-                "target_size": list(size.hw),
-            },
-            {
-                "type": "NormalizeImage",
-                "mean": list(preprocess.mean),
-                "std": list(preprocess.std),
-                "norm_type": "none",  # PaddleX's name for mean and std as given
-            },
-            {"type": "Permute"},
-        ],
-        **_own_block("ppyoloe_seg", flavour),
+        "Preprocess": _instance_steps(preprocess),
+        **_own_block(network.family, flavour),
     }
     return layer, spec, config
 
 
-def _describe_liteseg(
-    network: PPLiteSeg, flavour: Flavour, input_size: Size | None, preprocess: Preprocess | None
+def _instance_steps(preprocess: Preprocess) -> list[dict[str, Any]]:
+    normalize: dict[str, Any] = {"type": "NormalizeImage", "mean": list(preprocess.mean), "std": list(preprocess.std)}
+    plain = set(preprocess.mean) == {0.0} and set(preprocess.std) == {1.0}
+    normalize |= {"norm_type": "none"} if plain else {"is_scale": True}  # as PaddleX writes them
+    steps = [normalize]
+    if preprocess.resize:
+        resize = {
+            "type": "Resize",
+            "interp": CUBIC if preprocess.interpolation == "cubic" else LINEAR,
+            "keep_ratio": preprocess.keep_ratio,
+            "target_size": list(preprocess.resize.hw),
+        }
+        steps.insert(1 if preprocess.normalize_first else 0, resize)
+    return [*steps, {"type": "Permute"}, *_padding(preprocess)]
+
+
+def _padding(preprocess: Preprocess) -> list[dict[str, Any]]:
+    return [{"type": "PadStride", "stride": preprocess.pad_stride}] if preprocess.pad_stride else []
+
+
+def _image_is_free(spec: Any) -> bool:
+    """Whether any height and width will do."""
+    image = spec[0]["image"] if isinstance(spec[0], dict) else spec[0]
+    return any(side in (None, -1) for side in image.shape[2:])
+
+
+def _describe_semantic(
+    network: SemanticNetwork, flavour: Flavour, input_size: Size | None
 ) -> tuple[nn.Layer, list[Any], dict[str, Any]]:
-    preprocess = preprocess or Preprocess(resize=None, mean=(0.5,) * 3, std=(0.5,) * 3)
+    preprocess = network.preprocess
+    size = input_size or preprocess.resize
     if input_size and preprocess.resize != input_size:
         raise ModelError(f"preprocessing resizes to {preprocess.resize}, the input would be fixed to {input_size}")
-    height, width = input_size.hw if input_size else (None, None)
     resize = {
         "type": "Resize",
         "target_size": list(preprocess.resize.wh) if preprocess.resize else None,
@@ -153,13 +155,14 @@ def _describe_liteseg(
             "model": "inference.json",
             "params": "inference.pdiparams",
             "transforms": [*([resize] if preprocess.resize else []), normalize],
-            "input_shape": [None, 3, height, width],
+            "input_shape": [None, 3, *(size.hw if size else (None, None))],
             "output_op": "argmax",
             "output_dtype": "int32" if flavour == "paddlex" or network.num_classes > 256 else "uint8",
         },
-        **_own_block("pp_liteseg", flavour),
+        **_own_block(network.family, flavour),
     }
-    return _LabelMap(network, flavour), [InputSpec([None, 3, height, width], "float32", "x")], config
+    layer, spec = network.program(flavour, size)
+    return layer, spec, config
 
 
 def _own_block(family: str, flavour: Flavour) -> dict[str, Any]:
@@ -176,16 +179,3 @@ def _put_in_place(fresh: Path, out_dir: Path) -> None:
         shutil.rmtree(old)
     else:
         fresh.rename(out_dir)
-
-
-class _LabelMap(nn.Layer):
-    """A copy of a semantic network whose forward ends in a label map."""
-
-    def __init__(self, network: PPLiteSeg, flavour: Flavour) -> None:
-        super().__init__()
-        self.network = copy.deepcopy(network)
-        self.lean = flavour == "lean"
-        self.eval()
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return self.network.forward_lean(x) if self.lean else self.network.forward_paddlex(x)

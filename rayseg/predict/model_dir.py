@@ -134,9 +134,7 @@ def _read_labels(found: Any, path: Path) -> tuple[str, ...]:
         raise ModelError(f"{path}: label_list must be a list of class names, got {found!r}")
     for label in found:
         if not isinstance(label, str):
-            raise ModelError(
-                f"{path}: label_list holds {label!r}, which YAML reads as {type(label).__name__}; put it in quotes"
-            )
+            raise ModelError(f"{path}: label_list holds {label!r}, which YAML reads as {type(label).__name__}; put it in quotes")
     return tuple(found)
 
 

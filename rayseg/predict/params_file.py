@@ -43,9 +43,7 @@ def check_params_file(path: Path, expected: int | None) -> None:
             file.seek(end)
             count += 1
     if expected is not None and count != expected:
-        raise ModelError(
-            f"{path}: holds {count} tensors, the program wants {expected}; the two files belong to different models"
-        )
+        raise ModelError(f"{path}: holds {count} tensors, the program wants {expected}; the two files belong to different models")
 
 
 def _skip_record(file: BinaryIO) -> int:

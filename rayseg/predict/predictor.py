@@ -14,7 +14,7 @@ from rayseg.predict.backends.choose import open_backend
 from rayseg.predict.backends.probe import check_runs
 from rayseg.predict.backends.protocol import Backend
 from rayseg.predict.execute import execute
-from rayseg.predict.finish import finish
+from rayseg.predict.families import finish
 from rayseg.predict.prepare import Prepared, prepare
 from rayseg.predict.raw import Raw
 from rayseg.predict.spec import ModelSpec
@@ -75,9 +75,7 @@ class Predictor:
             found.update(zip(indices, raws, strict=True))
         return [found[i] for i in range(len(images))]
 
-    def predict(
-        self, images: Sequence[np.ndarray], threshold: float | None = None, *, batch_size: int = 8
-    ) -> list[Result]:
+    def predict(self, images: Sequence[np.ndarray], threshold: float | None = None, *, batch_size: int = 8) -> list[Result]:
         """Results of uint8 (H, W, 3) RGB images, in order; see `finish` for the threshold."""
         raws = self.run([prepare(self.spec, image) for image in images], batch_size=batch_size)
         return [finish(self.spec, raw, threshold) for raw in raws]

@@ -55,9 +55,7 @@ def _read_pir(path: Path) -> Program:
     try:
         document = json.loads(path.read_bytes())
     except ValueError as error:
-        raise ModelError(
-            f"{path}: is not valid JSON ({error}); it was probably cut short, copy the directory again"
-        ) from error
+        raise ModelError(f"{path}: is not valid JSON ({error}); it was probably cut short, copy the directory again") from error
     try:
         if document["base_code"]["magic"] != "pir":
             raise ModelError(f"{path}: is JSON, but not a Paddle program")
@@ -116,9 +114,7 @@ def _read_legacy(path: Path) -> Program:
     try:
         program = core.ProgramDesc(path.read_bytes())
     except ValueError as error:
-        raise ModelError(
-            f"{path}: is not a whole Paddle program; it was probably cut short, copy the directory again"
-        ) from error
+        raise ModelError(f"{path}: is not a whole Paddle program; it was probably cut short, copy the directory again") from error
     block = program.block(0)  # points into `program`, which must stay alive
     inputs, outputs, classes = {}, [], None
     for operator in (block.op(i) for i in range(block.op_size())):

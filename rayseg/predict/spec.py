@@ -16,7 +16,7 @@ class ModelSpec:
     Attributes:
         path: the directory, or a `fake:` string.
         name: as the yml has it.
-        family: "ppyoloe_seg", "pp_liteseg" or "fake".
+        family: with the flavour, a key of `rayseg.predict.families.FAMILIES`.
         flavour: "paddlex" programs finish inside, "lean" ones leave masks to finish/.
         labels: name of each class id; `class_0`, ... where the directory has no names.
         draw_threshold: score an object must exceed, unless the caller has another.
@@ -39,3 +39,8 @@ class ModelSpec:
     fixed_input: Size | None
     any_batch: bool
     fingerprint: str
+
+    @property
+    def scripted(self) -> bool:
+        """It is a `fake:` string: no files, no network."""
+        return self.path.startswith("fake:")

@@ -38,9 +38,7 @@ class Standing:
     best_epoch: int = -1
 
 
-def save_checkpoint(
-    path: Path, model: nn.Layer, optimizer: paddle.optimizer.Optimizer, ema: Ema, standing: Standing
-) -> None:
+def save_checkpoint(path: Path, model: nn.Layer, optimizer: paddle.optimizer.Optimizer, ema: Ema, standing: Standing) -> None:
     """Write the whole state of a run, atomically."""
     arrays: dict[str, Any] = {f"model/{k}": v.numpy() for k, v in model.state_dict().items()}
     arrays |= {f"ema/{k}": v for k, v in ema.state_dict().items()}
@@ -100,9 +98,7 @@ def _optimizer_arrays(model: nn.Layer, optimizer: paddle.optimizer.Optimizer) ->
     return out
 
 
-def _restore_optimizer(
-    path: Path, model: nn.Layer, optimizer: paddle.optimizer.Optimizer, arrays: dict[str, np.ndarray]
-) -> None:
+def _restore_optimizer(path: Path, model: nn.Layer, optimizer: paddle.optimizer.Optimizer, arrays: dict[str, np.ndarray]) -> None:
     internal: dict[str, str] = {name: owner for owner, name in _by_internal_name(model).items()}
     state: dict[str, Any] = {}
     for key, array in arrays.items():

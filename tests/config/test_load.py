@@ -48,11 +48,7 @@ def test_what_is_written_as_yaml_is_what_the_settings_hold(tmp_path_factory, val
         assert getattr(oven, key) == (tuple(value) if key == "sizes" else value)
 
 
-@given(
-    st.dictionaries(
-        st.from_regex(r"[a-z_]{1,9}", fullmatch=True), st.integers() | st.booleans() | st.none(), max_size=4
-    )
-)
+@given(st.dictionaries(st.from_regex(r"[a-z_]{1,9}", fullmatch=True), st.integers() | st.booleans() | st.none(), max_size=4))
 def test_overrides_are_read_as_yaml_reads_the_same_scalars(values):
     assert parse_overrides([f"{key}={yaml.safe_dump(value)}" for key, value in values.items()]) == values
 
@@ -64,9 +60,7 @@ def test_a_setting_is_honoured_or_refused_and_never_dropped(text, key):
         oven = build(Oven, {"name": "a", **values})
     except ConfigError:
         return
-    assert asdict(oven)[key] == (tuple(values[key]) if key == "sizes" else values[key]) or str(values[key]) == getattr(
-        oven, key
-    )
+    assert asdict(oven)[key] == (tuple(values[key]) if key == "sizes" else values[key]) or str(values[key]) == getattr(oven, key)
 
 
 @pytest.mark.parametrize(
@@ -114,9 +108,7 @@ def test_an_unknown_setting_is_refused_with_the_nearest_one():
 
 
 def test_a_setting_near_none_is_refused_with_all_of_them():
-    with pytest.raises(
-        ConfigError, match="unknown setting 'zzzz'; known are door, extra, fan, heat, limit, name, sizes, trays"
-    ):
+    with pytest.raises(ConfigError, match="unknown setting 'zzzz'; known are door, extra, fan, heat, limit, name, sizes, trays"):
         build(Oven, {"name": "a", "zzzz": 3})
     assert nearest("trai", ["trays", "fan"]) == "; did you mean 'trays'?"
 

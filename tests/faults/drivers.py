@@ -37,9 +37,7 @@ def segment(source: Path | str, out: Path | str, *more: str, delay_ms: float = 4
     return ["segment", str(source), str(out), "--model", f"fake:instance?delay_ms={delay_ms:g}", *options, *more]
 
 
-def start(
-    arguments: Sequence[str], *, module: str = "rayseg.cli", env: dict[str, str] | None = None
-) -> subprocess.Popen:
+def start(arguments: Sequence[str], *, module: str = "rayseg.cli", env: dict[str, str] | None = None) -> subprocess.Popen:
     """`python -m rayseg.cli ARGUMENTS`, not waited for; its words are kept for `end`."""
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],

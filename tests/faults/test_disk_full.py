@@ -36,9 +36,7 @@ def mounts() -> list[str]:
     """The command that gives a session with mounts of its own."""
     command = ["unshare", "--map-root-user", "--mount"]
     try:
-        done = subprocess.run(
-            [*command, "mount", "-t", "tmpfs", "none", "/mnt"], check=False, capture_output=True, text=True
-        )
+        done = subprocess.run([*command, "mount", "-t", "tmpfs", "none", "/mnt"], check=False, capture_output=True, text=True)
     except FileNotFoundError:
         pytest.skip("needs unshare (util-linux)")
     if done.returncode:
@@ -70,9 +68,7 @@ def _fill(mounts: list[str], tmp_path: Path, size: str, command: list[str]) -> t
 
 
 @pytest.mark.parametrize("size", ["500k", "12k"], ids=["while working", "while planning"])
-def test_a_full_disk_stops_the_job_and_with_more_room_the_same_command_completes(
-    mounts, images, undisturbed, tmp_path, size
-):
+def test_a_full_disk_stops_the_job_and_with_more_room_the_same_command_completes(mounts, images, undisturbed, tmp_path, size):
     command = [sys.executable, "-m", "rayseg.cli", *drivers.segment(images, tmp_path / "disk", delay_ms=5)]
     disk, (first, second, third) = _fill(mounts, tmp_path, size, command)
     for status, said in (first, second):

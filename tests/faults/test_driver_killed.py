@@ -53,10 +53,7 @@ def moments(kills: int, seed: int) -> list[Moment]:
     step = drivers.CHUNKS / (middle + 1)
     return [
         *(Moment("planning", 0, rng.uniform(0, 0.6)) for _ in range(edge)),
-        *(
-            Moment("working", max(1, round(step * (i + rng.uniform(0.5, 1)))), rng.uniform(0, 0.3))
-            for i in range(middle)
-        ),
+        *(Moment("working", max(1, round(step * (i + rng.uniform(0.5, 1)))), rng.uniform(0, 0.3)) for i in range(middle)),
         *(Moment("checking", 0, rng.uniform(0, 0.1)) for _ in range(edge)),
     ]
 

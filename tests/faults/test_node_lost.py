@@ -44,9 +44,7 @@ def cluster():
 
 
 @pytest.mark.parametrize("predictors", ["2", "auto"])
-def test_a_job_that_loses_a_node_completes_with_the_undisturbed_tables(
-    cluster, images, undisturbed, tmp_path, predictors
-):
+def test_a_job_that_loses_a_node_completes_with_the_undisturbed_tables(cluster, images, undisturbed, tmp_path, predictors):
     cluster, nodes = cluster
     out, lost = tmp_path / "out", []
 
@@ -58,9 +56,7 @@ def test_a_job_that_loses_a_node_completes_with_the_undisturbed_tables(
 
     killer = threading.Thread(target=lose_a_node, daemon=True)
     killer.start()
-    result = run(
-        images, out, model="fake:instance?delay_ms=100", predictors=predictors, chunk_images=drivers.CHUNK_IMAGES
-    )
+    result = run(images, out, model="fake:instance?delay_ms=100", predictors=predictors, chunk_images=drivers.CHUNK_IMAGES)
     killer.join(timeout=60)
     assert lost, "the job was over before the node was lost"
     assert lost[0] < drivers.CHUNKS

@@ -106,9 +106,7 @@ def test_alpha_is_dropped_and_the_colours_beneath_come_to_light(channels):
 
 
 def test_a_decoder_of_png_sees_no_text_profile_or_animation():
-    chunks = [
-        png_chunk(name, b"x" * 9) for name in (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"acTL", b"fcTL", b"fdAT")
-    ]
+    chunks = [png_chunk(name, b"x" * 9) for name in (b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"acTL", b"fcTL", b"fdAT")]
     bare = png(2, 1, 8, 0, b"\0\x11\x22", png_chunk(b"gAMA", bytes([0, 0, 177, 143])))
     assert plain(bare) is bare
     assert plain(png(2, 1, 8, 0, b"\0\x11\x22", *chunks, png_chunk(b"gAMA", bytes([0, 0, 177, 143])))) == bare
@@ -184,9 +182,7 @@ def test_sixteen_and_twelve_bit_tiffs_keep_their_high_byte():
     assert decode(tiff(grey_page(2, 1, 12), strips=twelve + bytes(1)))[0, :, 0].tolist() == [0xFF, 0x12]
 
 
-@pytest.mark.parametrize(
-    "bits, strips, grey", [(8, b"\0\x64\xff\0", [255, 155, 0]), (16, b"\0\0\0\x64\xff\xff", [255, 155, 0])]
-)
+@pytest.mark.parametrize("bits, strips, grey", [(8, b"\0\x64\xff\0", [255, 155, 0]), (16, b"\0\0\0\x64\xff\xff", [255, 155, 0])])
 def test_a_tiff_whose_zero_is_white_is_inverted(bits, strips, grey):
     assert decode(tiff(grey_page(3, 1, bits, tag262=0), strips=strips))[0, :, 0].tolist() == grey
 

@@ -102,9 +102,7 @@ BOMBS = {
     "pixels": lambda: png(8, 8, 8, 0, bytes(60_000_000)),
     "header": lambda: png(60_000, 60_000, 8, 2, bytes(100)),
     "BMP": lambda: b"BM" + struct.pack("<IIIIiiHHIIiiII", 54, 0, 54, 40, 50_000, 50_000, 1, 24, 0, 0, 0, 0, 0, 0),
-    "RLE": lambda: (
-        b"BM" + struct.pack("<IIIIiiHHIIiiII", 0, 0, 58, 40, 50, 50, 1, 8, 1, 1 << 30, 0, 0, 1, 0) + bytes(9)
-    ),
+    "RLE": lambda: b"BM" + struct.pack("<IIIIiiHHIIiiII", 0, 0, 58, 40, 50, 50, 1, 8, 1, 1 << 30, 0, 0, 1, 0) + bytes(9),
     "EXIF": lambda: b"II*\0\x08\0\0\0\1\0" + struct.pack("<HHII", 258, 3, 0xFFFFFFFF, 8) + bytes(4),
     "PNG cut": lambda: png(20_000, 20_000, 1, 0, bytes(1_000_000))[:-40],
 }

@@ -77,9 +77,7 @@ def slow_ap(objects, found, images, category, threshold, limit):
     for seen, (_, hit) in enumerate(hits, start=1):
         right += hit
         points.append((right / total, right / seen))
-    return float(
-        np.mean([max([p for r, p in points if r >= recall], default=0.0) for recall in np.linspace(0, 1, 101)])
-    )
+    return float(np.mean([max([p for r, p in points if r >= recall], default=0.0) for recall in np.linspace(0, 1, 101)]))
 
 
 def random_scene(seed):
@@ -170,10 +168,7 @@ def test_found_nothing_is_zero_and_nothing_to_find_is_nan():
     assert math.isnan(missed.per_class[2])
     for truth in (truth_of([]), truth_of([], categories=()), truth_of([], images=())):
         nothing = mask_ap(truth, [])
-        assert all(
-            math.isnan(v)
-            for v in (nothing.ap, nothing.ap50, nothing.ap75, nothing.ap_small, *nothing.per_class.values())
-        )
+        assert all(math.isnan(v) for v in (nothing.ap, nothing.ap50, nothing.ap75, nothing.ap_small, *nothing.per_class.values()))
     assert math.isnan(mask_ap(truth_of([]), found_of([(*objects[0], 0.5)])).ap)
 
 

@@ -58,16 +58,11 @@ def noise(batch, height, width, seed=0):
     return x + np.linspace(-2, 2, width, dtype="float32")
 
 
-@pytest.mark.parametrize(
-    ("model", "build"), [("PP-LiteSeg-T", build_pp_liteseg_t), ("PP-LiteSeg-B", build_pp_liteseg_b)]
-)
+@pytest.mark.parametrize(("model", "build"), [("PP-LiteSeg-T", build_pp_liteseg_t), ("PP-LiteSeg-B", build_pp_liteseg_b)])
 def test_parameter_names_shapes_and_order_equal_the_reference(shared_dir, model, build):
     keys = json.loads((shared_dir / f"zoo/keys/{model}.json").read_text())
     network = build(keys["facts"]["config"]["model"]["num_classes"])
-    got = [
-        [name, list(tensor.shape), str(tensor.dtype).removeprefix("paddle.")]
-        for name, tensor in network.state_dict().items()
-    ]
+    got = [[name, list(tensor.shape), str(tensor.dtype).removeprefix("paddle.")] for name, tensor in network.state_dict().items()]
     assert got == keys["keys"]
     fixed = {name for name, tensor in network.state_dict().items() if tensor.stop_gradient}
     assert fixed == {name for name, attrs in keys["param_attrs"].items() if attrs == {"trainable": False}}

@@ -19,8 +19,6 @@ from rayseg.models.instance.ppyoloe_seg import (
     PPYOLOESeg,
     build_ppyoloe_seg,
     build_ppyoloe_seg_s,
-    lean_program,
-    paddlex_program,
 )
 
 NAME = "PP-YOLOE_seg-S"
@@ -90,9 +88,7 @@ def tensors(arrays: dict[str, np.ndarray]) -> dict[str, paddle.Tensor]:
     return {name: paddle.to_tensor(value) for name, value in arrays.items()}
 
 
-def rectangles(
-    boxes: list[list[tuple[int, int, int, int]]], *, objects: int, side: int = SIDE
-) -> dict[str, paddle.Tensor]:
+def rectangles(boxes: list[list[tuple[int, int, int, int]]], *, objects: int, side: int = SIDE) -> dict[str, paddle.Tensor]:
     """Targets of rectangular objects of class 0, padded to `objects`."""
     images = len(boxes)
     gt = {
@@ -114,9 +110,7 @@ def rectangles(
 
 def test_names_order_and_shapes_are_those_of_published_weights(shared_dir):
     wanted = json.loads((shared_dir / "zoo" / "keys" / f"{NAME}.json").read_text())["keys"]
-    found = [
-        [k, list(v.shape), str(v.dtype).removeprefix("paddle.")] for k, v in build_ppyoloe_seg_s().state_dict().items()
-    ]
+    found = [[k, list(v.shape), str(v.dtype).removeprefix("paddle.")] for k, v in build_ppyoloe_seg_s().state_dict().items()]
     assert found == wanted
 
 
@@ -220,9 +214,7 @@ def test_both_flavours_say_the_same(original_hw):
     assert full["mask"].shape == [len(rows), *original_hw]
     assert full["bbox_num"].tolist() == count.tolist()
     scale = np.array([original_hw[1], original_hw[0]] * 2) / SIDE
-    np.testing.assert_allclose(
-        full["bbox"].numpy(), np.hstack([rows[:, :2], rows[:, 2:] * scale]), rtol=1e-4, atol=1e-4
-    )
+    np.testing.assert_allclose(full["bbox"].numpy(), np.hstack([rows[:, :2], rows[:, 2:] * scale]), rtol=1e-4, atol=1e-4)
     if original_hw == (SIDE, SIDE):
         probability = 1 / (1 + np.exp(-np.tensordot(coefficients, prototypes[0], 1)))
         small = paddle.to_tensor(probability[None])
@@ -285,7 +277,7 @@ def test_a_deployed_copy_predicts_the_same_and_leaves_the_model_alone():
 
 def test_both_exported_flavours_run_and_equal_the_model(tmp_path):
     model, images = tiny(), noise(3)
-    lean = exported(lean_program(model), tmp_path / "lean")
+    lean = exported(model.lean_program(), tmp_path / "lean")
     for batch in (3, 1):
         found = lean({"image": images[:batch]})
         wanted = model.forward_lean(paddle.to_tensor(images[:batch]))
@@ -293,7 +285,7 @@ def test_both_exported_flavours_run_and_equal_the_model(tmp_path):
             assert a.dtype == b.numpy().dtype
             np.testing.assert_allclose(a, b.numpy(), rtol=1e-4, atol=1e-3)
 
-    full = exported(paddlex_program(model), tmp_path / "full")
+    full = exported(model.paddlex_program(), tmp_path / "full")
     for original_hw in ((60, 77), (200, 40)):
         inputs = one_image(images, original_hw=original_hw)
         wanted = model(tensors(inputs))
@@ -307,9 +299,9 @@ def test_both_exported_flavours_run_and_equal_the_model(tmp_path):
 
 def test_exported_programs_survive_an_image_without_objects(tmp_path):
     model, images = tiny(score_threshold=0.9999), noise(2)
-    rows, count, coefficients, _ = exported(lean_program(model), tmp_path / "lean")({"image": images})
+    rows, count, coefficients, _ = exported(model.lean_program(), tmp_path / "lean")({"image": images})
     assert rows.shape == (0, 6) and coefficients.shape == (0, 32) and count.tolist() == [0, 0]
-    full = exported(paddlex_program(model), tmp_path / "full")
+    full = exported(model.paddlex_program(), tmp_path / "full")
     boxes, count, masks = full(one_image(images, original_hw=(30, 40)))
     assert boxes.tolist() == [[0] * 6] and count.tolist() == [1] and masks.shape == (1, 30, 40) and masks.sum() == 0
 

@@ -76,9 +76,7 @@ def serve_s3(root: Path) -> Iterator[S3]:
         try:
             deadline = time.monotonic() + 60
             while not _listens(address):
-                assert server.poll() is None and time.monotonic() < deadline, (
-                    f"rclone does not serve: {log.read_text()}"
-                )
+                assert server.poll() is None and time.monotonic() < deadline, f"rclone does not serve: {log.read_text()}"
                 time.sleep(0.05)
             yield S3(f"http://{address}", root)
         finally:

@@ -185,8 +185,8 @@ def test_bad_setups_stop_on_the_driver(images, tmp_path, done):
         run(images, tmp_path / "a", model=str(tmp_path / "nope"))
     with pytest.raises(ConfigError, match="needs a semantic model"):
         run(images, tmp_path / "a", save_label_maps=True)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match="nothing to do"):
-        (tmp_path / "empty").mkdir()
         run(tmp_path / "empty", tmp_path / "a")
     with pytest.raises(ConfigError, match="cluster has none"):
         run(images, tmp_path / "a", device="gpu")

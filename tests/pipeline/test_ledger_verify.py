@@ -181,9 +181,7 @@ def test_a_folder_that_is_no_job_is_refused(tmp_path):
 
 
 def test_credentials_are_not_stored():
-    settings = SegmentSettings(
-        "s3://a", "o", "m", source_options={"key": "K", "secret": "S", "endpoint_url": "http://x"}
-    )
+    settings = SegmentSettings("s3://a", "o", "m", source_options={"key": "K", "secret": "S", "endpoint_url": "http://x"})
     from dataclasses import asdict
 
     said = {k: identity._without_secrets(v) for k, v in asdict(settings).items()}

@@ -10,9 +10,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from rayseg.pipeline.parcel import pack, unpack
 
-_arrays = arrays(
-    st.sampled_from([np.uint8, np.float32, np.int64]), array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=5)
-)
+_arrays = arrays(st.sampled_from([np.uint8, np.float32, np.int64]), array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=5))
 
 
 @given(st.lists(_arrays, max_size=6), st.text(max_size=8))

@@ -83,9 +83,7 @@ def test_totals_do_not_depend_on_how_rows_are_cut_into_commits(tmp_path):
             assert (getattr(other, name) == getattr(sums[0], name)).all()
         assert (other.classes.images == sums[0].classes.images).all()
         chosen, wanted = other.picks.chosen(), sums[0].picks.chosen()
-        assert {k: [p.unit_id for p in v] for k, v in chosen.items()} == {
-            k: [p.unit_id for p in v] for k, v in wanted.items()
-        }
+        assert {k: [p.unit_id for p in v] for k, v in chosen.items()} == {k: [p.unit_id for p in v] for k, v in wanted.items()}
 
 
 def test_totals_are_those_of_the_rows(tmp_path):
@@ -236,9 +234,7 @@ def test_names_and_reasons_cannot_become_markup(tmp_path):
         done.append(Done(Unit(f"/failed{i}/{name}"), ("fetch", f"{name} <script>x</script> {'x' * i}")))
         done.append(Done(Unit(f"/gone{i}/{name}"), discs(SIZE, 1)))
     labels = ["</style><script>y</script>", '"><b onclick=z>']
-    out = write_out(
-        tmp_path / "o<script>u", done, labels=labels, source="s3://me:pass@b/<script>w", settings={"a<b": "<i>"}
-    )
+    out = write_out(tmp_path / "o<script>u", done, labels=labels, source="s3://me:pass@b/<script>w", settings={"a<b": "<i>"})
     page = report(out, gallery=30)
     assert not [tag for tag, _ in page.tags if tag in ("script", "iframe", "object", "link")]
     assert not [a for _, attrs in page.tags for a in attrs if a.startswith("on")]
@@ -333,9 +329,7 @@ def test_the_lines_shown_for_duckdb_and_pandas_run_and_give_the_objects(tmp_path
     out = query.where(Store(str(write_out(tmp_path / "it's out", done, labels=["a", "b"]))))
     rows = duckdb.sql(query.sql(out)).fetchall()
     for label, n, mean in rows:
-        areas = [
-            m.area for d in done for m, c in zip(d.result.masks, d.result.class_ids, strict=True) if "ab"[c] == label
-        ]
+        areas = [m.area for d in done for m, c in zip(d.result.masks, d.result.class_ids, strict=True) if "ab"[c] == label]
         assert (n, mean) == (len(areas), pytest.approx(np.mean(areas)))
     names: dict = {}
     exec(query.pandas(out), names)
@@ -353,9 +347,7 @@ def test_the_lines_of_the_readme_run(tmp_path):
 
 
 def test_reading_results_needs_neither_ray_nor_paddle():
-    code = (
-        "import sys, rayseg.pipeline.report, rayseg.pipeline.export_coco; print({'ray', 'paddle'} & set(sys.modules))"
-    )
+    code = "import sys, rayseg.pipeline.report, rayseg.pipeline.export_coco; print({'ray', 'paddle'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

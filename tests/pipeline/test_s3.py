@@ -81,17 +81,13 @@ def test_deleting_a_folder_leaves_its_neighbours(store):
 
 def test_a_bucket_is_walked_like_a_folder_and_etags_are_kept(s3, buckets):
     units = _walk("s3://photos", s3.options)
-    assert sorted(u.uri for u in units) == sorted(
-        f"s3://{p.relative_to(buckets)}" for p in buckets.glob("photos/**/*.png")
-    )
+    assert sorted(u.uri for u in units) == sorted(f"s3://{p.relative_to(buckets)}" for p in buckets.glob("photos/**/*.png"))
     assert {u.uri: u.bytes for u in units} == {
         f"s3://{p.relative_to(buckets)}": p.stat().st_size for p in buckets.glob("photos/**/*.png")
     }
     assert all(u.version and len(u.version) == 32 for u in units)
     assert len(_walk("s3://photos/2024/part-1/", s3.options)) == len(list(buckets.glob("photos/2024/part-1/*")))
-    assert len(_walk("s3://photos/*/part-[02]/*.png", s3.options)) == N - len(
-        list(buckets.glob("photos/2024/part-1/*"))
-    )
+    assert len(_walk("s3://photos/*/part-[02]/*.png", s3.options)) == N - len(list(buckets.glob("photos/2024/part-1/*")))
     assert len(_walk("s3://photos/2024/part-1/0001.png", s3.options)) == 1
 
 
@@ -162,9 +158,7 @@ def test_every_operation_rides_out_a_tenth_of_failing_requests(s3, store):
 
 def test_a_storage_that_keeps_failing_is_tried_so_often_and_no_more_and_never_taken_for_an_answer(s3, store, caplog):
     store.write("job.json", b"{}")
-    once = {
-        "config_kwargs": {"retries": {"total_max_attempts": 1}}
-    }  # else botocore tries for itself, and each try takes seconds
+    once = {"config_kwargs": {"retries": {"total_max_attempts": 1}}}  # else botocore tries for itself, and each try takes seconds
     with flaky(s3, share=1.0, seed=2) as (behind, trouble), caplog.at_level(logging.WARNING):
         there = Store(store.url, behind.options | once, attempts=2)
         with pytest.raises(OutputError, match=r"cannot look for job\.json: "):

@@ -24,10 +24,7 @@ pytest.importorskip("s3fs")
 pytestmark = [
     *(pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(900)),
     # What s3fs leaves open when the test ends.
-    *(
-        pytest.mark.filterwarnings(f"ignore::{name}")
-        for name in ("ResourceWarning", "pytest.PytestUnraisableExceptionWarning")
-    ),
+    *(pytest.mark.filterwarnings(f"ignore::{name}") for name in ("ResourceWarning", "pytest.PytestUnraisableExceptionWarning")),
 ]
 N = 80
 log = logging.getLogger(__name__)
@@ -60,9 +57,7 @@ def local(buckets, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(s3, buckets, local) -> Path:
     """The job from bucket to bucket; credentials from the environment."""
-    status, said = drivers.run(
-        drivers.segment("s3://photos", "s3://results/undisturbed", delay_ms=0), env=s3.environment
-    )
+    status, said = drivers.run(drivers.segment("s3://photos", "s3://results/undisturbed", delay_ms=0), env=s3.environment)
     assert status == 0, said
     return buckets / "results" / "undisturbed"
 
@@ -133,7 +128,5 @@ def test_what_the_storage_refuses_ends_with_status_2_and_one_clear_line(s3, tmp_
 
 def _named(out: Path, prefix: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The tables with file names relative to the source, and without the ids that follow from the full ones."""
-    images, objects = (
-        table.assign(uri=table["uri"].str.removeprefix(prefix)).drop(columns="unit_id") for table in tables(out)
-    )
+    images, objects = (table.assign(uri=table["uri"].str.removeprefix(prefix)).drop(columns="unit_id") for table in tables(out))
     return images.sort_values("uri", ignore_index=True), objects.sort_values(["uri", "object_id"], ignore_index=True)

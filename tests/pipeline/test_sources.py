@@ -13,7 +13,18 @@ from rayseg.errors import ConfigError, SourceError
 from rayseg.pipeline.sources import expand, open_source, read_manifest, to_path, to_uri
 from rayseg.pipeline.storage import filesystem
 
-ODD = ["a b.png", 'q"uote\'.png', "new\nline.png", "图像.png", "tab\t.png", "%41.png", "#1.png", "a[1].png", "-.png", "ümlaut.png"]
+ODD = [
+    "a b.png",
+    "q\"uote'.png",
+    "new\nline.png",
+    "图像.png",
+    "tab\t.png",
+    "%41.png",
+    "#1.png",
+    "a[1].png",
+    "-.png",
+    "ümlaut.png",
+]
 
 
 def _all(source, **options):
@@ -91,7 +102,12 @@ def test_the_pages_of_a_tiff_are_units_of_their_own(tmp_path):
     pages[0].save(tmp_path / "m.tif", save_all=True, append_images=pages[1:])
     _touch(tmp_path / "broken.tif", b"II*\0")
     units = _all(str(tmp_path))
-    assert sorted((os.path.basename(u.uri), u.page) for u in units) == [("broken.tif", 0), ("m.tif", 0), ("m.tif", 1), ("m.tif", 2)]
+    assert sorted((os.path.basename(u.uri), u.page) for u in units) == [
+        ("broken.tif", 0),
+        ("m.tif", 0),
+        ("m.tif", 1),
+        ("m.tif", 2),
+    ]
     assert len({u.unit_id for u in units}) == 4
 
 

@@ -42,9 +42,7 @@ def semantic_network():
 
     paddle.seed(1)
     backbone = STDC(blocks=(2, 2, 2), base=16)
-    network = PPLiteSeg(
-        backbone, len(CLASSES), fusion_channels=(8, 16, 16), head_channels=(8, 8, 8), context_channels=16
-    )
+    network = PPLiteSeg(backbone, len(CLASSES), fusion_channels=(8, 16, 16), head_channels=(8, 8, 8), context_channels=16)
     _settle_batch_norms(network, network, paddle.rand([4, 3, 96, 96]) * 2 - 1)
     last = network.seg_heads[0].conv_out.weight
     last.set_value(paddle.randn(last.shape))

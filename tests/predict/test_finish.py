@@ -14,10 +14,9 @@ from rayseg import rle
 from rayseg.errors import BackendError, ModelError
 from rayseg.geometry import Size
 from rayseg.predict.backends.fake import fake_spec
-from rayseg.predict.finish import finish
+from rayseg.predict.families import finish, split_outputs
 from rayseg.predict.finish.instance import kept_rows
 from rayseg.predict.prepare import Prepared, prepare
-from rayseg.predict.raw import split_outputs
 
 SIZE = Size(height=20, width=30)
 SPEC = fake_spec(labels=("a", "b", "c"))
@@ -109,7 +108,7 @@ def test_a_mask_that_misses_its_last_column_is_taken_as_it_is():
 def test_nothing_found_is_no_object():
     raw = paddlex_raw(rows([0] * 6), np.zeros((1, *SIZE.hw)))
     assert len(finish(SPEC, raw, threshold=0.0)) == 0
-    assert raw.arrays["mask_bits"].size == 0
+    assert raw.arrays["bits"].size == 0
 
 
 def test_a_class_without_a_label_is_the_models_fault():

@@ -117,9 +117,7 @@ def test_memory_stays_small_for_an_object_that_fills_a_large_image(edge):
     prototypes = np.stack([cv2.resize(p, (160, 160)) for p in coarse])
     box = np.float32([[edge, edge, 640 - edge, 640 - edge]] * 3)
     tracemalloc.start()
-    found = lean_masks(
-        random.normal(size=(3, 8)).astype(np.float32) * 5, prototypes, box, Size(640, 640), Size(4000, 4000)
-    )
+    found = lean_masks(random.normal(size=(3, 8)).astype(np.float32) * 5, prototypes, box, Size(640, 640), Size(4000, 4000))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert min(mask.area for mask in found) > 1_000_000

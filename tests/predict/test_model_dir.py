@@ -165,13 +165,6 @@ def drop(key):
 @pytest.mark.parametrize(
     "task, change, message",
     [
-        (
-            "instance",
-            set_to("arch", value="RCNN"),
-            r"arch RCNN \(Mask R-CNN and Cascade Mask R-CNN\), not supported yet",
-        ),
-        ("instance", set_to("arch", value="DETR"), r"arch DETR \(Mask-RT-DETR\), not supported yet"),
-        ("instance", set_to("arch", value="SOLOv2"), r"SOLOv2\), not supported yet.*PP-YOLOE_seg and PP-LiteSeg"),
         ("instance", set_to("arch", value="YOLO"), "arch 'YOLO', which is not a segmentation model we know"),
         ("instance", drop("arch"), "neither `arch`.*my-instance is not a segmentation model"),
         ("instance", drop("label_list"), "label_list must be a list of class names, got None"),
@@ -198,11 +191,6 @@ def drop(key):
             set_to("rayseg", value={"family": "yolact", "flavour": "lean"}),
             "names no known family and flavour",
         ),
-        (
-            "semantic",
-            set_to("Global", "model_name", value="SegFormer-B0"),
-            "SegFormer-B0 is a semantic .* not supported yet",
-        ),
         ("semantic", set_to("Deploy", "output_op", value="softmax"), "output_op is 'softmax'; export .* argmax"),
         (
             "semantic",
@@ -221,9 +209,7 @@ def test_a_yml_that_cannot_be_honoured(copied, task, change, message):
 def test_a_classifiers_yml(copied):
     def classify(config):
         config.clear()
-        config.update(
-            {"Global": {"model_name": "PP-LCNet_x1_0"}, "PreProcess": {}, "PostProcess": {"Topk": {"topk": 5}}}
-        )
+        config.update({"Global": {"model_name": "PP-LCNet_x1_0"}, "PreProcess": {}, "PostProcess": {"Topk": {"topk": 5}}})
 
     with pytest.raises(ModelError, match="PP-LCNet_x1_0 is not a segmentation model"):
         load_model_dir(copied(change=classify))
@@ -240,9 +226,7 @@ def test_a_program_of_another_kind(copied, model_dirs):
 def test_parameters_of_another_model(copied, model_dirs):
     directory = copied("instance")
     shutil.copy(model_dirs["semantic", "lean"] / "inference.pdiparams", directory)
-    with pytest.raises(
-        ModelError, match=r"inference.pdiparams: holds .* tensors, the program wants .* different models"
-    ):
+    with pytest.raises(ModelError, match=r"inference.pdiparams: holds .* tensors, the program wants .* different models"):
         load_model_dir(directory)
 
 

@@ -59,7 +59,5 @@ def test_other_bytes_are_refused_with_a_reason_and_nothing_else(tmp_path_factory
 def test_parameters_of_another_program_are_refused(tmp_path):
     path = tmp_path / "inference.pdiparams"
     path.write_bytes(WHOLE)
-    with pytest.raises(
-        ModelError, match="holds 3 tensors, the program wants 4; the two files belong to different models"
-    ):
+    with pytest.raises(ModelError, match="holds 3 tensors, the program wants 4; the two files belong to different models"):
         check_params_file(path, 4)

@@ -12,7 +12,7 @@ from rayseg.geometry import Size
 from rayseg.predict import predictor as predictor_module
 from rayseg.predict.backends.fake import FakeBackend, fake_spec
 from rayseg.predict.execute import execute
-from rayseg.predict.finish import finish
+from rayseg.predict.families import finish
 from rayseg.predict.model_dir import load_model_dir
 from rayseg.predict.predictor import Predictor
 from rayseg.predict.prepare import prepare

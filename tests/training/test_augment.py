@@ -13,9 +13,7 @@ from rayseg.errors import ConfigError
 from rayseg.training.augment import Augment, random_view, recolour, warp
 
 seeds = st.integers(0, 2**32 - 1)
-PLAIN = Augment(
-    canvas_px=96, crop_px=64, gain=(1, 1), channel_gain=0, gamma=(1, 1), invert=0, grey=0, shuffle_channels=0
-)
+PLAIN = Augment(canvas_px=96, crop_px=64, gain=(1, 1), channel_gain=0, gamma=(1, 1), invert=0, grey=0, shuffle_channels=0)
 
 
 def discs(seed: int, *, height: int = 70, width: int = 90) -> Sample:
@@ -100,9 +98,7 @@ def test_recolouring_leaves_size_and_type_alone():
 
 def test_an_inverted_image_is_the_negative():
     image = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
-    always = Augment(
-        canvas_px=64, crop_px=32, gain=(1, 1), channel_gain=0, gamma=(1, 1), invert=1.0, grey=0, shuffle_channels=0
-    )
+    always = Augment(canvas_px=64, crop_px=32, gain=(1, 1), channel_gain=0, gamma=(1, 1), invert=1.0, grey=0, shuffle_channels=0)
     assert (recolour(image, always, np.random.default_rng(0)) == 255 - image).all()
 
 

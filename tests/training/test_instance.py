@@ -69,9 +69,7 @@ def test_sets_with_other_classes_are_refused(tmp_path, painted):
     content = painted.ground_truth | {"categories": [{"id": 1, "name": "circle"}]}
     (tmp_path / "other.json").write_text(json.dumps(content))
     other = CocoInstances(tmp_path / "other.json", tmp_path)
-    with pytest.raises(
-        DatasetError, match=r"training classes \('square',\) differ from validation classes \('circle',\)"
-    ):
+    with pytest.raises(DatasetError, match=r"training classes \('square',\) differ from validation classes \('circle',\)"):
         train_instances(SMALL, train_set=painted, val_set=other, folder=tmp_path / "run", report=print)
 
 

@@ -65,9 +65,7 @@ class CSPResStage(nn.Layer):
         self.conv_down = ConvBN(channels_in, middle, 3, stride=2, act=F.silu)
         self.conv1 = ConvBN(middle, half, 1, act=F.silu)
         self.conv2 = ConvBN(middle, half, 1, act=F.silu)
-        self.blocks = nn.Sequential(
-            *[RepResidual(half, act=F.silu, shortcut=True, use_alpha=True) for _ in range(depth)]
-        )
+        self.blocks = nn.Sequential(*[RepResidual(half, act=F.silu, shortcut=True, use_alpha=True) for _ in range(depth)])
         self.attn = EffectiveSE(2 * half)
         self.conv3 = ConvBN(2 * half, channels_out, 1, act=F.silu)
 

@@ -17,7 +17,7 @@ def pairwise_iou(boxes: paddle.Tensor, others: paddle.Tensor, *, eps: float = 1e
     boxes, others = boxes.unsqueeze(2), others.unsqueeze(1)
     low = paddle.maximum(boxes[..., :2], others[..., :2])
     high = paddle.minimum(boxes[..., 2:], others[..., 2:])
-    both = (high - low).clip(min=0).prod(-1)
+    both = _product((high - low).clip(min=0))
     return both / (area(boxes) + area(others) - both + eps)
 
 
@@ -27,9 +27,9 @@ def giou_loss(boxes: paddle.Tensor, targets: paddle.Tensor, *, eps: float = 1e-1
     Rezatofighi et al., "Generalized Intersection over Union", CVPR 2019, equation in algorithm 1.
     """
     overlap = paddle.minimum(boxes[:, 2:], targets[:, 2:]) - paddle.maximum(boxes[:, :2], targets[:, :2])
-    both = overlap.clip(min=0).prod(-1)
+    both = _product(overlap.clip(min=0))
     union = area(boxes) + area(targets) - both + eps
-    hull = (paddle.maximum(boxes[:, 2:], targets[:, 2:]) - paddle.minimum(boxes[:, :2], targets[:, :2])).prod(-1) + eps
+    hull = _product(paddle.maximum(boxes[:, 2:], targets[:, 2:]) - paddle.minimum(boxes[:, :2], targets[:, :2])) + eps
     return 1 - (both / union - (hull - union) / hull)
 
 
@@ -51,4 +51,9 @@ def points_inside(points: paddle.Tensor, boxes: paddle.Tensor, *, eps: float = 1
 
 def area(boxes: paddle.Tensor) -> paddle.Tensor:
     """[..., 4] -> [...]; 0 for a reversed box."""
-    return (boxes[..., 2:] - boxes[..., :2]).clip(min=0).prod(-1)
+    return _product((boxes[..., 2:] - boxes[..., :2]).clip(min=0))
+
+
+def _product(sides: paddle.Tensor) -> paddle.Tensor:
+    """Width times height: [..., 2] -> [...]. The gradient of Paddle's own `prod` is NaN where a side is 0."""
+    return sides[..., 0] * sides[..., 1]

@@ -24,9 +24,7 @@ class ConvBN(nn.Layer):
         act: applied last; None leaves the normalised values.
     """
 
-    def __init__(
-        self, channels_in: int, channels_out: int, kernel: int, *, stride: int = 1, act: Activation | None
-    ) -> None:
+    def __init__(self, channels_in: int, channels_out: int, kernel: int, *, stride: int = 1, act: Activation | None) -> None:
         super().__init__()
         self.conv = nn.Conv2D(channels_in, channels_out, kernel, stride=stride, padding=kernel // 2, bias_attr=False)
         self.bn = nn.BatchNorm2D(channels_out, weight_attr=no_weight_decay(), bias_attr=no_weight_decay())

@@ -10,6 +10,8 @@ are those of published weights.
 
 from __future__ import annotations
 
+from typing import Any
+
 import paddle
 from paddle import nn
 from paddle.static import InputSpec
@@ -23,15 +25,21 @@ from rayseg.models.instance.ppyoloe_seg_finish import Nms, masks_of_one_image
 from rayseg.models.instance.ppyoloe_seg_head import PPYOLOESegHead
 from rayseg.models.instance.ppyoloe_seg_loss import LossWeights, ppyoloe_seg_loss
 from rayseg.models.instance.ppyoloe_seg_neck import CSPPAN
+from rayseg.models.network import InstanceNetwork
+from rayseg.models.preprocess import Preprocess
 
 COARSEST_STRIDE = 32
 
 
-class PPYOLOESeg(nn.Layer):
+class PPYOLOESeg(InstanceNetwork):
     """Backbone, neck and head of PP-YOLOE_seg, with its loss.
 
     Built by `build_ppyoloe_seg`; the arguments are the parts. `set_epoch` chooses how anchors are assigned in training.
     """
+
+    family = "ppyoloe_seg"
+    arch = "PPYOLOE"
+    min_subgraph_size = 3
 
     def __init__(
         self,
@@ -49,7 +57,9 @@ class PPYOLOESeg(nn.Layer):
         self.backbone = backbone
         self.neck = neck
         self.yolo_head = head
+        self.num_classes = head.num_classes
         self.input_size = input_size
+        self.preprocess = Preprocess(resize=input_size, mean=(0.0,) * 3, std=(1.0,) * 3, interpolation="cubic")
         self.nms = nms
         self.loss_weights = loss_weights
         self.atss_epochs = atss_epochs
@@ -147,6 +157,21 @@ class PPYOLOESeg(nn.Layer):
         """Tell the loss which epoch it is, counted from 0: the first `atss_epochs` assign anchors by position."""
         self.epoch = epoch
 
+    def paddlex_program(self) -> tuple[nn.Layer, list[Any]]:
+        """Batch 1, fixed input size; a fused copy."""
+        height, width = self.input_size.hw
+        spec = {
+            "image": InputSpec([1, 3, height, width], "float32", "image"),
+            "im_shape": InputSpec([1, 2], "float32", "im_shape"),
+            "scale_factor": InputSpec([1, 2], "float32", "scale_factor"),
+        }
+        return _PaddleX(deployed_copy(self)), [spec]
+
+    def lean_program(self) -> tuple[nn.Layer, list[Any]]:
+        """`forward_lean` for any batch, fixed input size; a fused copy."""
+        height, width = self.input_size.hw
+        return _Lean(deployed_copy(self)), [InputSpec([None, 3, height, width], "float32", "image")]
+
 
 def build_ppyoloe_seg_s(num_classes: int = 80, *, truncate_size: bool = False) -> PPYOLOESeg:
     """PP-YOLOE_seg-S: 9.0 M numbers, 640 x 640 input.
@@ -212,26 +237,6 @@ def build_ppyoloe_seg(
         atss_epochs=atss_epochs,
         truncate_size=truncate_size,
     )
-
-
-def paddlex_program(model: PPYOLOESeg) -> tuple[nn.Layer, list[object]]:
-    """The layer and input specification to export with PaddleX's inputs and outputs; batch 1, fixed input size.
-
-    The layer is a fused copy, so the model can go on training.
-    """
-    height, width = model.input_size.hw
-    spec = {
-        "image": InputSpec([1, 3, height, width], "float32", "image"),
-        "im_shape": InputSpec([1, 2], "float32", "im_shape"),
-        "scale_factor": InputSpec([1, 2], "float32", "scale_factor"),
-    }
-    return _PaddleX(deployed_copy(model)), [spec]
-
-
-def lean_program(model: PPYOLOESeg) -> tuple[nn.Layer, list[object]]:
-    """The layer and input specification to export `forward_lean` with: any batch, fixed input size. Fused, as above."""
-    height, width = model.input_size.hw
-    return _Lean(deployed_copy(model)), [InputSpec([None, 3, height, width], "float32", "image")]
 
 
 class _PaddleX(nn.Layer):

@@ -27,9 +27,7 @@ class Nms:
     keep: int = 300
     """Best boxes of an image that leave, over all classes."""
 
-    def __call__(
-        self, boxes: paddle.Tensor, scores: paddle.Tensor
-    ) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
+    def __call__(self, boxes: paddle.Tensor, scores: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
         """Suppress.
 
         Args:

@@ -1,9 +1,23 @@
-"""Losses of semantic networks: logits and a label map in, one scalar out."""
+"""Losses of semantic networks: logits and a label map in, scalars out."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import paddle
 import paddle.nn.functional as F
+
+
+def head_losses(heads: Sequence[paddle.Tensor], labels: paddle.Tensor, *, weights: Sequence[float]) -> dict[str, paddle.Tensor]:
+    """The cross-entropy of each head times its weight, `loss_0` first, and `loss`, their sum.
+
+    Args:
+        heads: logits float32 [N, C, H, W], at the size of the labels.
+        labels: see `cross_entropy`.
+        weights: one a head.
+    """
+    weighted = [weight * cross_entropy(logits, labels) for logits, weight in zip(heads, weights, strict=True)]
+    return {**{f"loss_{k}": loss for k, loss in enumerate(weighted)}, "loss": paddle.add_n(weighted)}
 
 
 def cross_entropy(logits: paddle.Tensor, labels: paddle.Tensor, *, ignore_index: int = 255) -> paddle.Tensor:

@@ -2,8 +2,7 @@
 
 Paper: J. Peng et al., "PP-LiteSeg: A Superior Real-Time Semantic Segmentation Model", 2022, https://arxiv.org/abs/2204.02681.
 Original code: https://github.com/PaddlePaddle/PaddleSeg (Apache-2.0); parameter names are the same, so its weights load.
-Changed: spatial attention is the only fusion; `loss` always runs every head, whichever mode the network is in; the two
-exported forms, which end in a label map, are methods here instead of a wrapper around the network.
+Changed: spatial attention is the only fusion; `loss` always runs every head, whichever mode the network is in.
 """
 
 from __future__ import annotations
@@ -13,7 +12,10 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from rayseg.models.backbones.stdc import STDC, stdc1, stdc2
-from rayseg.models.semantic.losses import cross_entropy
+from rayseg.models.network import SemanticNetwork
+from rayseg.models.preprocess import SEMANTIC
+from rayseg.models.semantic.layers import ConvBN, ConvBNReLU, resize_like
+from rayseg.models.semantic.losses import head_losses
 
 
 def build_pp_liteseg_t(num_classes: int = 19) -> PPLiteSeg:
@@ -26,7 +28,7 @@ def build_pp_liteseg_b(num_classes: int = 19) -> PPLiteSeg:
     return PPLiteSeg(stdc2(), num_classes, fusion_channels=(64, 96, 128), head_channels=(64, 64, 64))
 
 
-class PPLiteSeg(nn.Layer):
+class PPLiteSeg(SemanticNetwork):
     """Class scores of every pixel from the backbone's maps at strides 8, 16 and 32.
 
     The exported forms work for any batch and any height and width; the label map has the size of the input.
@@ -39,6 +41,9 @@ class PPLiteSeg(nn.Layer):
         context_channels: width of the pooled context.
         bins: sides of the pooling grids of the context.
     """
+
+    family = "label_map"
+    preprocess = SEMANTIC
 
     def __init__(
         self,
@@ -69,15 +74,6 @@ class PPLiteSeg(nn.Layer):
         """
         return self._logits(x, num_heads=len(self.seg_heads) if self.training else 1)
 
-    def forward_paddlex(self, x: paddle.Tensor) -> paddle.Tensor:
-        """Label map int32 [N, H, W], as a program exported by PaddleX gives it."""
-        return paddle.argmax(self._logits(x, num_heads=1)[0], axis=1, dtype="int32")
-
-    def forward_lean(self, x: paddle.Tensor) -> paddle.Tensor:
-        """Label map [N, H, W] in the smallest type that holds it: uint8 up to 256 classes, int32 above."""
-        labels = self.forward_paddlex(x)
-        return labels.astype("uint8") if self.num_classes <= 256 else labels
-
     def loss(self, inputs: paddle.Tensor, targets: paddle.Tensor) -> dict[str, paddle.Tensor]:
         """Cross-entropy of every head, equally weighted.
 
@@ -88,15 +84,14 @@ class PPLiteSeg(nn.Layer):
         Returns:
             `loss_0` (stride 8, the head that predicts), `loss_1`, `loss_2`, and `loss`, their sum.
         """
-        all_logits = self._logits(inputs, num_heads=len(self.seg_heads))
-        terms = {f"loss_{k}": cross_entropy(logits, targets) for k, logits in enumerate(all_logits)}
-        return {**terms, "loss": paddle.add_n(list(terms.values()))}
+        heads = self._logits(inputs, num_heads=len(self.seg_heads))
+        return head_losses(heads, targets, weights=(1.0,) * len(heads))
 
     def _logits(self, x: paddle.Tensor, *, num_heads: int) -> list[paddle.Tensor]:
         maps = self.ppseg_head(self.backbone(x)[2:])
         heads = list(self.seg_heads)[:num_heads]
         logits = [head(maps[k]) for k, head in enumerate(heads)]
-        return [_resize_like(scores, x) for scores in logits]
+        return [resize_like(scores, x) for scores in logits]
 
 
 class _Decoder(nn.Layer):
@@ -130,15 +125,12 @@ class _PyramidPooling(nn.Layer):
     def __init__(self, in_channels: int, out_channels: int, bins: tuple[int, ...]) -> None:
         super().__init__()
         self.stages = nn.LayerList(
-            [
-                nn.Sequential(nn.AdaptiveAvgPool2D(side), _ConvBNReLU(in_channels, out_channels, 1, bias=True))
-                for side in bins
-            ]
+            [nn.Sequential(nn.AdaptiveAvgPool2D(side), ConvBNReLU(in_channels, out_channels, 1, bias=True)) for side in bins]
         )
-        self.conv_out = _ConvBNReLU(out_channels, out_channels, 3, bias=True)
+        self.conv_out = ConvBNReLU(out_channels, out_channels, 3, bias=True)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        pooled = [_resize_like(stage(x), x) for stage in self.stages]
+        pooled = [resize_like(stage(x), x) for stage in self.stages]
         return self.conv_out(sum(pooled[1:], start=pooled[0]))
 
 
@@ -147,17 +139,15 @@ class _AttentionFusion(nn.Layer):
 
     def __init__(self, fine_channels: int, coarse_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.conv_x = _ConvBNReLU(fine_channels, coarse_channels, 3)
-        self.conv_out = _ConvBNReLU(coarse_channels, out_channels, 3)
-        self.conv_xy_atten = nn.Sequential(_ConvBNReLU(4, 2, 3), _ConvBN(2, 1, 3))
+        self.conv_x = ConvBNReLU(fine_channels, coarse_channels, 3)
+        self.conv_out = ConvBNReLU(coarse_channels, out_channels, 3)
+        self.conv_xy_atten = nn.Sequential(ConvBNReLU(4, 2, 3), ConvBN(2, 1, 3))
         # Always 1, but a tensor of the published weights.
-        self._scale = self.create_parameter(
-            [1], attr=paddle.ParamAttr(initializer=nn.initializer.Constant(1.0), trainable=False)
-        )
+        self._scale = self.create_parameter([1], attr=paddle.ParamAttr(initializer=nn.initializer.Constant(1.0), trainable=False))
 
     def forward(self, fine: paddle.Tensor, coarse: paddle.Tensor) -> paddle.Tensor:
         fine = self.conv_x(fine)
-        coarse = _resize_like(coarse, fine)
+        coarse = resize_like(coarse, fine)
         seen = [reduce(x, axis=1, keepdim=True) for x in (fine, coarse) for reduce in (paddle.mean, paddle.max)]
         share = F.sigmoid(self.conv_xy_atten(paddle.concat(seen, axis=1)))
         return self.conv_out(fine * share + coarse * (self._scale - share))
@@ -166,34 +156,8 @@ class _AttentionFusion(nn.Layer):
 class _Head(nn.Layer):
     def __init__(self, in_channels: int, inner_channels: int, num_classes: int) -> None:
         super().__init__()
-        self.conv = _ConvBNReLU(in_channels, inner_channels, 3)
+        self.conv = ConvBNReLU(in_channels, inner_channels, 3)
         self.conv_out = nn.Conv2D(inner_channels, num_classes, 1, bias_attr=False)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         return self.conv_out(self.conv(x))
-
-
-class _ConvBN(nn.Layer):
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, *, bias: bool = False) -> None:
-        super().__init__()
-        # A bias before a batch norm has no effect; where the published weights have one, so do we.
-        bias_attr = None if bias else False
-        self._conv = nn.Conv2D(in_channels, out_channels, kernel, padding=kernel // 2, bias_attr=bias_attr)
-        self._batch_norm = nn.BatchNorm2D(out_channels)
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return self._batch_norm(self._conv(x))
-
-
-class _ConvBNReLU(_ConvBN):
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, *, bias: bool = False) -> None:
-        super().__init__(in_channels, out_channels, kernel, bias=bias)
-        self._relu = nn.ReLU()
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return self._relu(super().forward(x))
-
-
-def _resize_like(x: paddle.Tensor, other: paddle.Tensor) -> paddle.Tensor:
-    """Bilinear, pixel centres at +0.5 (align_corners off), to the height and width of another tensor."""
-    return F.interpolate(x, size=other.shape[2:], mode="bilinear", align_corners=False)

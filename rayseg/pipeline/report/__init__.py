@@ -25,9 +25,7 @@ NAME = "report.html"
 _PICTURES_BYTES = 3_400_000
 
 
-def write_report(
-    store: Store, *, seed: int = 0, gallery: int = 12, source_options: Mapping[str, Any] | None = None
-) -> str:
+def write_report(store: Store, *, seed: int = 0, gallery: int = 12, source_options: Mapping[str, Any] | None = None) -> str:
     """Write OUT/report.html from the files of a job.
 
     Args:

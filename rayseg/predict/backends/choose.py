@@ -31,9 +31,9 @@ def open_backend(spec: ModelSpec, name: str, *, device: str, threads: int) -> Ba
     """
     if name not in NAMES:
         raise BackendError(f"backend {name!r} is unknown; known: {', '.join(NAMES)}")
-    if (spec.family == "fake") != (name == "fake") and not (spec.family == "fake" and name == "auto"):
+    if spec.scripted != (name == "fake") and not (spec.scripted and name == "auto"):
         raise BackendError(f"backend {name!r} cannot run {spec.name}; fake models and the fake backend go together")
-    if spec.family == "fake":
+    if spec.scripted:
         return FakeBackend(spec)
     if device != "cpu" and not (device.startswith("gpu:") and device[4:].isdigit()):
         raise BackendError(f"device {device!r} is unknown; expected cpu or gpu:0, gpu:1, ...")
@@ -73,9 +73,7 @@ def _on_cpu(spec: ModelSpec, name: str, threads: int) -> Backend:
         return fastest_trusted(spec, fast, sure)
     backend, reason = _try(spec, fast, sure())
     if backend is None:
-        raise BackendError(
-            f"backend paddle-onednn gives wrong results for {spec.name}: {reason}. Use backend auto or paddle."
-        )
+        raise BackendError(f"backend paddle-onednn gives wrong results for {spec.name}: {reason}. Use backend auto or paddle.")
     return backend
 
 

@@ -68,7 +68,7 @@ def parse_fake(path: str) -> ModelSpec:
         path=path,
         name=f"fake-{task}",
         task="instance" if instance else "semantic",
-        family="fake",
+        family="ppyoloe_seg" if instance else "label_map",  # whose outputs it imitates
         flavour="paddlex",
         labels=script.labels,
         draw_threshold=script.draw_threshold if instance else 0.0,
@@ -87,7 +87,7 @@ class FakeBackend:
     batches = True
 
     def __init__(self, spec: ModelSpec) -> None:
-        if spec.family != "fake":
+        if not spec.scripted:
             raise BackendError(f"the fake backend runs fake models only, not {spec.name}")
         self._task, self._script = _parse(spec.path)
 
@@ -111,9 +111,7 @@ class FakeBackend:
             time.sleep(60)
 
 
-def _instances(
-    image: np.ndarray, original_hw: np.ndarray, scale_hw: np.ndarray, script: FakeScript
-) -> list[np.ndarray]:
+def _instances(image: np.ndarray, original_hw: np.ndarray, scale_hw: np.ndarray, script: FakeScript) -> list[np.ndarray]:
     """bbox (m, 6), bbox_num (1,), mask (m, H, W); one row of zeros when nothing is found."""
     height, width = original_hw.tolist()
     found = _one_box(image, len(script.labels)) if script.pattern == "box" else _blobs(image, len(script.labels))
@@ -129,9 +127,7 @@ def _blobs(image: np.ndarray, num_classes: int) -> list[tuple[int, float, tuple[
     """Connected bright regions in reading order: class, score (how full its box is, 0.5 to 1), xyxy, mask."""
     import cv2
 
-    count, regions, stats, _ = cv2.connectedComponentsWithStats(
-        (_brightness(image) >= _BRIGHT).astype(np.uint8), connectivity=4
-    )
+    count, regions, stats, _ = cv2.connectedComponentsWithStats((_brightness(image) >= _BRIGHT).astype(np.uint8), connectivity=4)
     found = []
     for label in range(1, min(count, _MOST_BLOBS + 1)):
         x, y, w, h, area = stats[label].tolist()

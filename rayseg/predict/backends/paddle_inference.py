@@ -74,8 +74,7 @@ def gpu(spec: ModelSpec, *, index: int) -> PaddleInference:
 
     if not paddle.is_compiled_with_cuda():
         raise BackendError(
-            f"device gpu:{index}: this Paddle was built without GPU support; install paddlepaddle-gpu, "
-            "or use device cpu"
+            f"device gpu:{index}: this Paddle was built without GPU support; install paddlepaddle-gpu, or use device cpu"
         )
     if paddle.device.cuda.device_count() <= index:
         raise BackendError(f"device gpu:{index}: Paddle sees {paddle.device.cuda.device_count()} GPUs; see nvidia-smi")

@@ -1,33 +1,35 @@
 """Is an engine's word to be trusted? One made-up image, compared with the plain engine where there is a doubt.
 
-Engines differ in the last bits, and a selection (NMS, argmax) turns last bits into whole objects. So what comes
-before a selection is compared as numbers, and what comes after it as sets that may differ at their edges.
+Engines differ in the last bits, and a selection (NMS, argmax) turns last bits into whole objects. So finished results
+are compared, as sets that may differ at their edges.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from rayseg.geometry import Size
+from rayseg import rle
+from rayseg.geometry import Size, Window
 from rayseg.predict.backends.protocol import Backend
 from rayseg.predict.execute import execute, feed
-from rayseg.predict.finish import finish
+from rayseg.predict.families import finish
 from rayseg.predict.prepare import Prepared, prepare
 from rayseg.predict.spec import ModelSpec
+from rayseg.results import Instances
+from rayseg.rle import Rle
 
 FREE_SIZE = Size(96, 128)
 """Probe image of models that take any size."""
 
-PROTOTYPE_TOLERANCE = 1e-3
-"""Largest difference of a prototype, as a share of the largest prototype value."""
-SCORE_TOLERANCE, BOX_TOLERANCE_PX = 1e-3, 0.5
-"""Two rows are the same object when class is equal, and score and edges differ at most this much."""
+SCORE_TOLERANCE, BOX_TOLERANCE_PX = 1e-3, 1.0
+"""Two objects are the same when the class is equal, and score and edges differ at most this much. Some boxes are
+those of masks, whole pixels."""
 OBJECTS_DIFFERING = 0.02
-"""Share of objects one side may have alone; NMS decides near ties by last bits."""
+"""Share of objects one side may have alone, or with another mask; NMS decides near ties by last bits."""
+MASK_DIFFERING, PIXELS_ALWAYS_ALLOWED = 0.01, 4
+"""Masks are alike when at most so many pixels differ: a share of the window that holds both, and a few."""
 PIXELS_DIFFERING = 2e-3
-"""Share of pixels of a label map, or of the masks of an object, that may differ."""
+"""Share of pixels of a label map that may differ."""
 
 
 def probe_image(spec: ModelSpec) -> Prepared:
@@ -54,51 +56,67 @@ def check_runs(spec: ModelSpec, backend: Backend) -> None:
 
 
 def deviation(spec: ModelSpec, fast: Backend, sure: Backend) -> str | None:
-    """Why the outputs of two engines cannot be taken for the same, or None."""
-    inputs = feed(spec, [probe_image(spec)])
-    found, wanted = fast.run(inputs), sure.run(inputs)
+    """Why the results of two engines cannot be taken for the same, or None."""
+    image = probe_image(spec)
     if spec.task == "semantic":
-        return _too_many(np.mean(found[0] != wanted[0]), PIXELS_DIFFERING, "of the pixels have another class")
-    if spec.flavour == "lean":
-        limit = PROTOTYPE_TOLERANCE * float(np.abs(wanted[3]).max())
-        worst = float(np.abs(found[3] - wanted[3]).max())
-        if not worst <= limit:
-            return f"prototypes differ by up to {worst:.2g}, {limit:.2g} is tolerated"
-    return _compare_objects(spec, found, wanted)
+        inputs = feed(spec, [image])
+        found, wanted = fast.run(inputs)[0], sure.run(inputs)[0]
+        return _too_many(np.mean(found != wanted), PIXELS_DIFFERING, "of the pixels have another class")
+    mine, theirs = (_objects(spec, backend, image) for backend in (fast, sure))
+    return _compare_objects(mine, theirs)
 
 
-def _compare_objects(spec: ModelSpec, found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> str | None:
-    mine, theirs = (np.flatnonzero(outputs[0].reshape(-1, 6)[:, 1] > 0) for outputs in (found, wanted))
-    rows, others = found[0].reshape(-1, 6)[mine], wanted[0].reshape(-1, 6)[theirs]
-    partner = _partners(rows, others)
-    lost = np.count_nonzero((partner < 0) & _above_the_cut(rows, others))
-    extra = np.count_nonzero((_partners(others, rows) < 0) & _above_the_cut(others, rows))
-    share = (lost + extra) / max(1, len(rows) + len(others))
-    reason = _too_many(share, OBJECTS_DIFFERING, f"of {len(rows)} and {len(others)} objects have no counterpart")
-    if reason or spec.flavour == "lean":
+def _objects(spec: ModelSpec, backend: Backend, image: Prepared) -> Instances:
+    (raw,) = execute(spec, backend, [image])
+    found = finish(spec, raw, threshold=0.0)
+    assert isinstance(found, Instances)
+    return found
+
+
+def _compare_objects(mine: Instances, theirs: Instances) -> str | None:
+    partner = _partners(mine, theirs)
+    lowest = min([*mine.scores.tolist(), *theirs.scores.tolist()], default=1.0) + SCORE_TOLERANCE
+    lost = np.count_nonzero((partner < 0) & (mine.scores > lowest))
+    extra = np.count_nonzero((_partners(theirs, mine) < 0) & (theirs.scores > lowest))
+    share = (lost + extra) / max(1, len(mine) + len(theirs))
+    reason = _too_many(share, OBJECTS_DIFFERING, f"of {len(mine)} and {len(theirs)} objects have no counterpart")
+    if reason:
         return reason
-    pairs = [(mine[i], theirs[j]) for i, j in enumerate(partner.tolist()) if j >= 0]
-    differing = [np.mean(found[2][i] != wanted[2][j]) for i, j in pairs]
-    return _too_many(max(differing, default=0.0), PIXELS_DIFFERING, "of the pixels of a mask differ")
+    pairs = [(i, j) for i, j in enumerate(partner.tolist()) if j >= 0]
+    unlike = sum(_unlike(mine.masks[i], theirs.masks[j]) for i, j in pairs)
+    return _too_many(unlike / max(1, len(pairs)), OBJECTS_DIFFERING, "of the objects have another mask")
 
 
-def _partners(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """For each row the index of its equal among the others, or -1."""
-    partner = np.full(len(rows), -1)
-    if not len(others):
-        return partner
-    for i, row in enumerate(rows):
-        gap = np.abs(others - row)
-        same = (gap[:, 0] == 0) & (gap[:, 1] <= SCORE_TOLERANCE) & (gap[:, 2:].max(axis=1) <= BOX_TOLERANCE_PX)
+def _partners(some: Instances, others: Instances) -> np.ndarray:
+    """For each of some objects the index of its equal among the others, or -1.
+
+    An object at the lowest score of either side may be in or out by its last bits, so it needs none.
+    """
+    partner = np.full(len(some), -1)
+    for i in range(len(some)):
+        edges = np.abs(others.boxes_xyxy - some.boxes_xyxy[i])
+        same = (
+            (others.class_ids == some.class_ids[i])
+            & (np.abs(others.scores - some.scores[i]) <= SCORE_TOLERANCE)
+            & (edges <= BOX_TOLERANCE_PX).all(axis=1)
+        )
         if same.any():
-            partner[i] = np.flatnonzero(same)[gap[same, 2:].sum(axis=1).argmin()]
+            partner[i] = np.flatnonzero(same)[edges[same].sum(axis=1).argmin()]
     return partner
 
 
-def _above_the_cut(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Rows that are in for sure: the lowest score of either side may be in or out by its last bits."""
-    scores = np.concatenate([rows[:, 1], others[:, 1]])
-    return rows[:, 1] > scores.min(initial=1.0) + SCORE_TOLERANCE
+def _unlike(mine: Rle, theirs: Rle) -> bool:
+    """Whether two masks differ by more than pixels on their outlines."""
+    both = _union(mine.extent, theirs.extent)
+    differing = np.count_nonzero(rle.decode_window(mine, both) != rle.decode_window(theirs, both))
+    return bool(differing > PIXELS_ALWAYS_ALLOWED + MASK_DIFFERING * both.height * both.width)
+
+
+def _union(a: Window, b: Window) -> Window:
+    """The smallest window that holds both; an empty one adds nothing."""
+    if a.empty or b.empty:
+        return b if a.empty else a
+    return Window(min(a.x0, b.x0), min(a.y0, b.y0), max(a.x1, b.x1), max(a.y1, b.y1))
 
 
 def _too_many(share: float, limit: float, what: str) -> str | None:

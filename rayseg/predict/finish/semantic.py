@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import cv2
-
 from rayseg.errors import ModelError
 from rayseg.predict.raw import Raw
 from rayseg.predict.spec import ModelSpec
@@ -20,5 +18,7 @@ def finish_semantic(spec: ModelSpec, raw: Raw) -> SemanticMap:
     if labels.max() >= len(spec.labels):
         raise ModelError(f"{spec.name} found class {labels.max()}, it has {len(spec.labels)} labels")
     if labels.shape != raw.original.hw:
+        import cv2  # reading a model directory needs no OpenCV
+
         labels = cv2.resize(labels, raw.original.wh, interpolation=cv2.INTER_NEAREST)
     return SemanticMap(labels)
