@@ -113,10 +113,12 @@ def models(args: argparse.Namespace) -> int:
     """`rayseg models`"""
     from rayseg.models.zoo import MODELS
 
+    print(f"{'model':<40} {'task':<9} {'classes':>7} {'input':>9} {'published score':<16} on")
     for row in MODELS.values():
         if args.task in (None, row.task):
-            score = f"{row.published.metric} {row.published.value:g} ({row.published.dataset}, published)"
-            print(f"{row.name:<20} {row.task:<9} {row.num_classes:>3} classes  {score}")
+            size = f"{row.typical_input.height}x{row.typical_input.width}" if row.preprocess.resize else "any"
+            score = f"{row.published.metric} {row.published.value:.1f}"
+            print(f"{row.name:<40} {row.task:<9} {row.num_classes:>7} {size:>9} {score:<16} {row.published.dataset}")
     return DONE
 
 

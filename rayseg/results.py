@@ -65,7 +65,11 @@ class Instances:
     def select(self, keep: np.ndarray | Sequence[int]) -> Instances:
         """The objects of one index or bool vector; boxes, scores, classes and masks stay together."""
         index = np.asarray(keep)
-        index = np.flatnonzero(index) if index.dtype == bool else index.astype(np.int64).reshape(-1)
+        if index.dtype == bool:
+            if index.shape != (len(self),):
+                raise ValueError(f"a bool index of shape {index.shape} does not say which of {len(self)} objects to keep")
+            index = np.flatnonzero(index)
+        index = index.astype(np.int64).reshape(-1)
         masks = tuple(self.masks[i] for i in index)
         return Instances(self.size, self.boxes_xyxy[index], self.scores[index], self.class_ids[index], masks)
 
@@ -116,10 +120,12 @@ class SemanticMap:
 
     def regions(self) -> Instances:
         """One object for each class that occurs, in class order: its box is the extent of the class, its score 1."""
-        found = [(int(c), self.labels == c) for c in np.unique(self.labels)]
-        masks = tuple(rle.encode(mask) for _, mask in found)
-        boxes = np.asarray([_extent(mask) for _, mask in found], dtype=np.float32)
-        return Instances(self.size, boxes, np.ones(len(found)), np.asarray([c for c, _ in found]), masks)
+        class_ids, boxes, masks = np.unique(self.labels), [], []
+        for class_id in class_ids:  # one mask in memory at a time
+            mask = self.labels == class_id
+            masks.append(rle.encode(mask))
+            boxes.append(_extent(mask))
+        return Instances(self.size, np.asarray(boxes), np.ones(len(masks)), class_ids, tuple(masks))
 
     @classmethod
     def from_regions(cls, regions: Instances) -> SemanticMap:

@@ -134,6 +134,8 @@ def images_table(rows: Iterable[LedgerRow]) -> pa.Table:
     for row in rows:
         values = asdict(row)
         seconds = values.pop("seconds")
+        if unknown := set(seconds) - set(STAGES):
+            raise ValueError(f"unit {row.unit_id} has times of unknown stages {sorted(unknown)}; known: {', '.join(STAGES)}")
         out.append(values | {f"{stage}_s": seconds.get(stage) for stage in STAGES})
     return pa.Table.from_pylist(out, schema=IMAGES)
 

@@ -68,6 +68,12 @@ def test_a_bool_vector_selects_what_its_indices_select(found, data):
     assert same(found.select(keep), found.select(np.flatnonzero(keep)))
 
 
+def test_a_bool_vector_of_another_length_is_refused():
+    found = Instances.none(Size(4, 4))
+    with pytest.raises(ValueError, match=r"shape \(2,\) does not say which of 0"):
+        found.select(np.asarray([True, False]))
+
+
 @given(instances(), st.data())
 def test_parts_join_to_the_whole(found, data):
     cut = data.draw(st.integers(0, len(found)))

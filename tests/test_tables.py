@@ -133,3 +133,9 @@ def test_a_ledger_row_that_contradicts_itself_is_refused(status, stage):
 def test_a_stage_nobody_knows_is_refused():
     with pytest.raises(ValueError, match="unknown stage 'paint'; the stages are fetch, decode"):
         LedgerRow(1, "a.png", 0, FAILED, stage="paint", reason="?")
+
+
+def test_a_time_of_an_unknown_stage_is_refused():
+    row = LedgerRow(unit_id=1, uri="a", page=0, width=1, height=1, status="ok", seconds={"predikt": 1.0})
+    with pytest.raises(ValueError, match=r"unknown stages \['predikt'\]; known: fetch"):
+        images_table([row])

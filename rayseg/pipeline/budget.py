@@ -71,5 +71,5 @@ def plan_budget(settings: SegmentSettings, *, cpus: float, gpus: float, node_cpu
     task_cpus = 1.0 if node_cpus >= 8 else 0.5
     share = min(0.4, (node_cpus - task_cpus) / high)
     predictor_cpus = max(1, math.floor(1e4 * share)) / 1e4  # Ray counts in ten-thousandths
-    threads = settings.threads_per_predictor or max(1, int(cpus) // high)
+    threads = settings.threads_per_predictor or max(1, min(int(cpus) // high, int(node_cpus)))
     return Budget(low, high, predictor_cpus, per, threads, task_cpus, task_cpus / 2, "gpu" if use_gpu else "cpu")

@@ -134,7 +134,13 @@ def _plan(settings: SegmentSettings, spec: ModelSpec, store: Store, progress: Pr
     found = identity.read(store)
     if found is not None:
         identity.check_same(found, wanted, store.url)
-        return identity.plan(found)
+        plan = identity.plan(found)
+        if settings.chunk_images not in (None, plan.chunk_images):
+            raise ConfigError(
+                f"chunk_images {settings.chunk_images}: {store.url} was planned with {plan.chunk_images} images a file, "
+                "and files that are there cannot be cut again. Leave it out, or give another output folder."
+            )
+        return plan
     identity.check_fresh(store)
     source = open_source(
         settings.source,

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paddle import nn
 
-from rayseg.errors import WeightsError
-from rayseg.models.weights import load_weights, read_pdparams, save_weights
+from rayseg.errors import ModelError, WeightsError
+from rayseg.models import weights
+from rayseg.models.weights import Loaded, load_weights, read_pdparams, save_weights
 
 
 def small_model(outputs: int = 3) -> nn.Layer:
@@ -36,7 +37,7 @@ def test_what_is_saved_is_loaded_into_another_model(tmp_path):
     paddle.seed(1)
     one, other = small_model(), small_model()
     save_weights(one, tmp_path / "m.pdparams")
-    assert load_weights(other, tmp_path / "m.pdparams") == []
+    assert load_weights(other, tmp_path / "m.pdparams") == Loaded()
     assert_equal(values(other), values(one))
 
 
@@ -151,10 +152,102 @@ def test_a_misfit_lists_what_is_missing_surplus_and_misshaped_and_sets_nothing(t
 def test_fine_tuning_skips_what_does_not_fit_and_says_what(tmp_path):
     source, model = small_model(outputs=5), small_model(outputs=3)
     save_weights(source, tmp_path / "m.pdparams")
-    assert load_weights(model, tmp_path / "m.pdparams", skip_mismatched=True) == ["last.weight", "last.bias"]
+    assert load_weights(model, tmp_path / "m.pdparams", allow_misfits=True).unset == ("last.weight", "last.bias")
     np.testing.assert_array_equal(values(model)["first.weight"], values(source)["first.weight"])
     with pytest.raises(WeightsError, match="none of its 8 arrays fits"):
-        load_weights(nn.Conv2D(1, 1, 1), tmp_path / "m.pdparams", skip_mismatched=True)
+        load_weights(nn.Conv2D(1, 1, 1), tmp_path / "m.pdparams", allow_misfits=True)
+
+
+class Segmenter(nn.Layer):
+    """Names and shapes like those of the zoo: a backbone, a late stage that lives in the head, two heads by class."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.backbone = nn.Sequential(("res2", nn.Conv2D(3, 4, 3)), ("norm", nn.BatchNorm2D(4)))
+        self.bbox_head = nn.Sequential(("head", nn.Sequential(("res5", nn.Conv2D(4, 4, 1)))))
+        self.score = nn.Linear(4, num_classes + 1)
+        self.delta = nn.Linear(4, 4 * num_classes)
+        self.again = self.score
+
+
+HEADS = ("score.weight", "score.bias", "delta.weight", "delta.bias", "again.weight", "again.bias")
+
+
+@given(st.integers(1, 12), st.integers(1, 12))
+@settings(max_examples=20, deadline=None)
+def test_heads_for_another_number_of_classes_stay_fresh_and_are_named(tmp_path_factory, theirs, ours):
+    path = tmp_path_factory.mktemp("w") / "m.pdparams"
+    source, model = Segmenter(theirs), Segmenter(ours)
+    save_weights(source, path)
+    before = values(model)
+    loaded = load_weights(model, path)
+    assert set(loaded.fresh_heads) == (set(HEADS) if theirs != ours else set()) and not loaded.misshaped
+    for name, value in values(model).items():
+        np.testing.assert_array_equal(value, (before if name in loaded.fresh_heads else values(source))[name])
+
+
+def test_the_log_says_which_heads_are_fresh(tmp_path, caplog):
+    save_weights(Segmenter(80), tmp_path / "m.pdparams")
+    load_weights(Segmenter(3), tmp_path / "m.pdparams")
+    assert "made for another number of classes; left fresh: score.weight" in caplog.text
+
+
+def test_a_misfit_that_no_number_of_classes_explains_is_refused(tmp_path):
+    arrays = values(Segmenter(80))
+    arrays["delta.bias"] = np.zeros(4 * 70, np.float32)  # the other heads say 80
+    arrays["delta.weight"] = np.zeros((4, 4 * 80 + 1), np.float32)
+    (tmp_path / "m.pdparams").write_bytes(pickle.dumps(arrays))
+    with pytest.raises(WeightsError, match=r"2 of another shape: delta\.weight is \(4, 321\).*delta\.bias is \(280,\)"):
+        load_weights(Segmenter(3), tmp_path / "m.pdparams")
+
+
+def test_an_imagenet_backbone_fills_the_backbone_and_the_stage_in_the_head(tmp_path):
+    source, model = Segmenter(3), Segmenter(3)
+    arrays = {k.removeprefix("backbone."): v for k, v in values(source).items() if k.startswith("backbone.")}
+    arrays["res5.weight"] = values(source)["bbox_head.head.res5.weight"]
+    arrays["res5.bias"] = values(source)["bbox_head.head.res5.bias"]
+    arrays["fc.weight"] = np.zeros((4, 1000), np.float32)
+    (tmp_path / "r.pdparams").write_bytes(pickle.dumps(arrays))
+    before = values(model)
+    loaded = load_weights(model, tmp_path / "r.pdparams")
+    assert loaded.outside_backbone == HEADS and not loaded.surplus
+    for name, value in values(model).items():
+        np.testing.assert_array_equal(value, (before if name in HEADS else values(source))[name])
+
+
+def test_a_backbone_with_a_hole_is_refused(tmp_path):
+    arrays = {k.removeprefix("backbone."): v for k, v in values(Segmenter(3)).items() if k.startswith("backbone.")}
+    del arrays["norm._mean"]
+    (tmp_path / "r.pdparams").write_bytes(pickle.dumps(arrays))
+    with pytest.raises(WeightsError, match=r"1 missing: backbone\.norm\._mean"):
+        load_weights(Segmenter(3), tmp_path / "r.pdparams")
+
+
+def test_one_of_two_names_of_a_tensor_is_enough(tmp_path):
+    source, model = Segmenter(3), Segmenter(3)
+    arrays = {k: v for k, v in values(source).items() if not k.startswith("score.")}
+    (tmp_path / "m.pdparams").write_bytes(pickle.dumps(arrays))
+    assert load_weights(model, tmp_path / "m.pdparams") == Loaded()
+    assert_equal(values(model), values(source))
+
+
+def test_a_name_of_the_zoo_and_a_url_are_fetched(tmp_path, monkeypatch):
+    save_weights(Segmenter(3), tmp_path / "m.pdparams")
+    asked = []
+
+    def fetched(url):
+        asked.append(url)
+        return tmp_path / "m.pdparams"
+
+    monkeypatch.setattr(weights, "cached", fetched)
+    load_weights(Segmenter(3), "PP-LiteSeg-T")
+    load_weights(Segmenter(3), "http://somewhere/x.pdparams")
+    assert asked[0].endswith("/PP-LiteSeg-T_pretrained.pdparams") and asked[1:] == ["http://somewhere/x.pdparams"]
+    with pytest.raises(ModelError, match="Did you mean 'PP-LiteSeg-T'"):
+        load_weights(Segmenter(3), "PP-LiteSeg-X")
+    with pytest.raises(WeightsError, match="no weights of this model were published"):
+        load_weights(Segmenter(3), "MaskRCNN-ResNet50-vd-SSLDv2-FPN")
 
 
 def test_a_save_that_fails_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):

@@ -93,6 +93,12 @@ def test_a_row_taken_out_of_a_ledger_file_is_done_again_and_its_neighbours_are_n
     assert_same_tables(out, done)
 
 
+def test_files_of_another_length_than_planned_are_refused(images, done):
+    with pytest.raises(ConfigError, match="planned with 4 images a file"):
+        run(images, done, chunk_images=5)
+    assert run(images, done).complete
+
+
 @pytest.mark.parametrize("chunk_images", [1, 7, 100])
 def test_how_the_archive_is_cut_does_not_matter(done, images, tmp_path, chunk_images):
     assert run(images, tmp_path, chunk_images=chunk_images, batch_size=3, predictors="2").complete

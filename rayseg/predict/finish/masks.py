@@ -68,8 +68,8 @@ class _Axis:
     def __init__(self, prototype: int, net: int, resized: int, original: int) -> None:
         # The whole input is enlarged by the image's scale and then cut, so padding is enlarged and falls off.
         enlarged = round(net * original / resized)
-        self.inner = _taps(prototype, net, range(net))
-        self.outer = _taps(net, enlarged, range(original))
+        self.inner = linear_taps(prototype, net, range(net))
+        self.outer = linear_taps(net, enlarged, range(original))
 
     def matrix(self, start: int, stop: int, box_start: float, box_stop: float) -> tuple[np.ndarray, slice]:
         """float32 (stop - start, k): what original pixels [start, stop) take from each prototype pixel of the slice.
@@ -89,7 +89,7 @@ class _Axis:
         return matrix, used
 
 
-def _taps(size_in: int, size_out: int, wanted: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def linear_taps(size_in: int, size_out: int, wanted: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Linear interpolation with pixel centres at +0.5: for each output its two inputs and the share of the second.
 
     Paddle's rule for `align_corners=False, align_mode=0`: the ratio is float32, positions before the first centre
