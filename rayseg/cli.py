@@ -15,7 +15,7 @@ from typing import Any
 
 from rayseg.config.load import build, parse_overrides, read_yaml
 from rayseg.config.segment import SegmentSettings
-from rayseg.errors import RaysegError
+from rayseg.errors import RaysegError, WeightsError
 
 DONE, INCOMPLETE, REFUSED = 0, 1, 2
 
@@ -103,8 +103,21 @@ def export(args: argparse.Namespace) -> int:
     row = find_model(args.name)
     labels = _labels(args.labels) or [f"class_{i}" for i in range(row.num_classes)]
     network = row.build(len(labels))
-    load_weights(network, args.weights)
-    export_model(network, args.dir, name=args.name, labels=labels, flavour=args.flavour, overwrite=args.overwrite)
+    loaded = load_weights(network, args.weights or args.name)
+    if loaded.unset:
+        raise WeightsError(
+            f"{args.weights or args.name} leaves {len(loaded.unset)} parameters without trained values, such as "
+            f"{loaded.unset[0]}; it was made for another number of classes than the {len(labels)} asked for, or is a backbone alone"
+        )
+    export_model(
+        network,
+        args.dir,
+        name=args.name,
+        labels=labels,
+        flavour=args.flavour,
+        draw_threshold=args.draw_threshold,
+        overwrite=args.overwrite,
+    )
     print(args.dir)
     return DONE
 
@@ -226,7 +239,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("export", export, "write a network of the zoo as an inference model directory")
     sub.add_argument("name", metavar="MODEL")
     sub.add_argument("dir", metavar="DIR")
-    sub.add_argument("--weights", required=True, help=".pdparams file")
+    sub.add_argument("--weights", help=".pdparams file, URL, or model whose published weights to take (default: MODEL's)")
+    sub.add_argument("--draw-threshold", type=float, default=0.5, metavar="S", help="written down as the score to exceed")
     sub.add_argument(
         "--labels", metavar="A,B,...|FILE", help="class names, or a file with one a line (default: class_0, class_1, ...)"
     )

@@ -5,7 +5,7 @@ https://arxiv.org/abs/2301.13156.
 Original code: https://github.com/fudan-zvg/SeaFormer (Apache-2.0). Parameter names are those of PaddleSeg's version
 (https://github.com/PaddlePaddle/PaddleSeg, Apache-2.0), so its weights load.
 Changed: PaddleSeg draws fresh convolutions with deviation fan_out where the original says sqrt(2 / fan_out); this does as the
-original. The table of positions is resized as a one-row picture, which is the same as along a line and runs in more engines.
+original.
 """
 
 from __future__ import annotations
@@ -217,8 +217,8 @@ class _Positions(nn.Layer):
         self.pos_embed = self.create_parameter([1, channels, POSITIONS], attr=start)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        table = self.pos_embed.unsqueeze(2)
-        return x + F.interpolate(table, size=[1, x.shape[2]], mode="bilinear", align_corners=False).squeeze(2)
+        # Not as a one-row picture: Paddle's bilinear resizing to one pixel takes the first instead of the middle.
+        return x + F.interpolate(self.pos_embed, size=[x.shape[2]], mode="linear", align_corners=False, data_format="NCW")
 
 
 class _FeedForward(nn.Layer):

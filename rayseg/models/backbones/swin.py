@@ -11,6 +11,8 @@ which the published models have at 0, is left out.
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 import paddle
 import paddle.nn.functional as F
@@ -29,7 +31,7 @@ MLP_RATIO = 4
 CUT = -100.0
 """Added to the attention between tokens that only the wrapping around of the shifted map brought together."""
 
-Length = int | paddle.Tensor
+Length: TypeAlias = int | paddle.Tensor
 """A side of a map: a number, or a scalar tensor inside a program for any size."""
 
 
@@ -194,13 +196,16 @@ class _PatchMerging(nn.Layer):
         self.norm = nn.LayerNorm(4 * channels)
 
     def forward(self, x: paddle.Tensor, height: Length, width: Length) -> paddle.Tensor:
-        rows = paddle.arange((height + 1) // 2, dtype="int64").reshape([-1, 1, 1, 1]) * 2
-        columns = paddle.arange((width + 1) // 2, dtype="int64").reshape([1, -1, 1, 1]) * 2
         # Order of the published weights: down first, then right.
-        right = paddle.arange(2, dtype="int64").reshape([1, 1, 2, 1])
-        down = paddle.arange(2, dtype="int64").reshape([1, 1, 1, 2])
-        index = _token_numbers(rows + down, columns + right, height, width)
+        rows = paddle.arange((height + 1) // 2 * 2, dtype="int64").reshape([-1, 1, 1, 2])
+        columns = paddle.arange((width + 1) // 2 * 2, dtype="int64").reshape([1, -1, 2, 1])
+        index = _token_numbers(rows, columns, height, width)
         return self.reduction(self.norm(_take(x, index).reshape([-1, index.size // 4, self.norm.weight.shape[0]])))
+
+
+# In what follows no sum or product of two integer tensors is multiplied by a number or clipped: Paddle Inference with
+# oneDNN merges the two (operator_scale_onednn_fuse_pass and its like) and forgets the second. Numbers go in first, and
+# `minimum` clips.
 
 
 class _Windows:
@@ -212,13 +217,9 @@ class _Windows:
 
     def __init__(self, height: Length, width: Length, *, shift: int) -> None:
         down, across = _windows_along(height), _windows_along(width)
-        # A number by which a product or sum of two tensors is multiplied is forgotten by a pass of Paddle Inference with
-        # oneDNN (operator_scale_onednn_fuse_pass) where they are integers: numbers are multiplied in first.
         self.tokens = down * (across * AREA)
         rows, columns = _places(down, shift), _places(across, shift)
-        self._to_windows = _token_numbers(
-            rows.reshape([-1, 1, WINDOW, 1]), columns.reshape([1, -1, 1, WINDOW]), height, width
-        )
+        self._to_windows = _token_numbers(rows.reshape([-1, 1, WINDOW, 1]), columns.reshape([1, -1, 1, WINDOW]), height, width)
         row = (paddle.arange(height, dtype="int64") + (down * WINDOW - shift)) % (down * WINDOW)
         column = (paddle.arange(width, dtype="int64") + (across * WINDOW - shift)) % (across * WINDOW)
         in_row = row // WINDOW * (across * AREA) + row % WINDOW * WINDOW
@@ -248,7 +249,8 @@ def _places(count: Length, shift: int) -> paddle.Tensor:
 def _token_numbers(rows: paddle.Tensor, columns: paddle.Tensor, height: Length, width: Length) -> paddle.Tensor:
     """Flat numbers of the tokens at rows x columns; h * w, one behind the last, for a place outside the map."""
     beside = (columns >= width).astype("int64") * (height * width)
-    return paddle.clip(rows * width + (columns + beside), max=height * width).flatten()
+    behind = paddle.ones([1], dtype="int64") * (height * width)
+    return paddle.minimum(rows * width + (columns + beside), behind).flatten()
 
 
 def _take(tokens: paddle.Tensor, index: paddle.Tensor) -> paddle.Tensor:

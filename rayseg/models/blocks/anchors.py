@@ -52,6 +52,8 @@ def _around_origin(sizes: Sequence[float], ratios: Sequence[float]) -> list[list
 
 def _at_every_cell(feature: paddle.Tensor, stride: int, cell: list[list[float]]) -> paddle.Tensor:
     height, width = feature.shape[-2:]
-    y, x = paddle.meshgrid(paddle.arange(height, dtype="float32"), paddle.arange(width, dtype="float32"))
+    # Counted in whole numbers: inside a program sizes are integers, and the operator does not convert them.
+    y, x = (paddle.arange(side, dtype="int64").astype("float32") for side in (height, width))
+    y, x = paddle.meshgrid(y, x)
     corner = paddle.stack([x.flatten(), y.flatten()] * 2, axis=1) * float(stride)
     return (corner.unsqueeze(1) + paddle.to_tensor([cell], dtype="float32")).reshape([-1, 4])

@@ -66,7 +66,7 @@ def clip_boxes(boxes: paddle.Tensor, sizes: paddle.Tensor) -> paddle.Tensor:
     """
     limits = sizes.flip(1).tile([1, 2])
     limits = limits if boxes.ndim == 2 else limits.unsqueeze(1)
-    return paddle.maximum(paddle.minimum(boxes, limits), paddle.zeros_like(limits))
+    return paddle.minimum(boxes, limits).clip(min=0.0)
 
 
 def has_area(boxes: paddle.Tensor) -> paddle.Tensor:

@@ -2,8 +2,8 @@
 
 Paper: Zhu et al., "Deformable DETR", ICLR 2021 (https://arxiv.org/abs/2010.04159), section 4.1. Code: PaddleDetection,
 ppdet/modeling/transformers/{deformable_transformer,rtdetr_transformer,utils}.py, Apache-2.0; names and shapes of
-parameters are those of published weights. Changed: levels are cut out with slices, because exported programs with a
-`split` do not load with oneDNN in Paddle 3.3; queries have boxes, never bare points.
+parameters are those of published weights. Changed: queries have boxes, never bare points; maps are cut out with slices
+and the samples of all of them weighted at once.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ Papers: He et al., "Mask R-CNN", ICCV 2017 (https://arxiv.org/abs/1703.06870); w
 Lin et al., "Feature Pyramid Networks", CVPR 2017. Code: PaddleDetection, ppdet/modeling/heads/roi_extractor.py,
 Apache-2.0.
 Changed: `aligned` is obeyed. The original's settings ask for it and its published weights were trained with it, but
-since August 2024 its code switches it off for the sake of one accelerator.
+since August 2024 its code switches it off for the sake of one accelerator. A box without area gets the
+features of the point where it lies, not NaN.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ FINEST_LEVEL = 2
 """The level whose stride is 4."""
 CANONICAL_LEVEL, CANONICAL_SIDE = 4, 224
 """A box of this side in input pixels reads this level."""
+SMALLEST_SIDE_PX = 1 / 64
+"""The aligned operator divides by the number of samples, which is 0 for a box without area, and gives NaN. Where nothing
+is proposed, and where a box has left the image, there are such boxes."""
 
 
 class RoIAlign(nn.Layer):
@@ -48,6 +52,7 @@ class RoIAlign(nn.Layer):
         Returns:
             float32 [M, C, resolution, resolution], row i of box i.
         """
+        boxes = paddle.concat([boxes[:, :2], paddle.maximum(boxes[:, 2:], boxes[:, :2] + SMALLEST_SIDE_PX)], axis=1)
         if len(self.strides) == 1:
             return self._from_level(0, features[0], boxes, counts)
         coarsest = FINEST_LEVEL + len(self.strides) - 1

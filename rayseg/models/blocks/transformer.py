@@ -30,9 +30,7 @@ class SelfAttention(nn.Layer):
         self.in_proj_bias = self.create_parameter([3 * channels], is_bias=True)
         self.out_proj = nn.Linear(channels, channels)
 
-    def forward(
-        self, x: paddle.Tensor, positions: paddle.Tensor, *, allowed: paddle.Tensor | None = None
-    ) -> paddle.Tensor:
+    def forward(self, x: paddle.Tensor, positions: paddle.Tensor, *, allowed: paddle.Tensor | None = None) -> paddle.Tensor:
         """Attend.
 
         Args:

@@ -23,17 +23,13 @@ from rayseg.models.instance.rpn import RPNHead
 class CascadeMaskRCNN(MaskRCNN):
     """Mask R-CNN with a `CascadeHead`; only the order of the parts and the loss differ."""
 
-    def __init__(
-        self, backbone: ResNet, neck: FPN, rpn_head: RPNHead, bbox_head: CascadeHead, mask_head: MaskHead
-    ) -> None:
+    def __init__(self, backbone: ResNet, neck: FPN, rpn_head: RPNHead, bbox_head: CascadeHead, mask_head: MaskHead) -> None:
         super().__init__(backbone, neck, rpn_head, bbox_head, mask_head)
         # Published weights list the neck after the box head.
         del self.neck, self.mask_head
         self.neck, self.mask_head = neck, mask_head
 
-    def loss(
-        self, inputs: dict[str, paddle.Tensor], targets: dict[str, Any], **options: Any
-    ) -> dict[str, paddle.Tensor]:
+    def loss(self, inputs: dict[str, paddle.Tensor], targets: dict[str, Any], **options: Any) -> dict[str, paddle.Tensor]:
         """See `InstanceNetwork.loss`; `options` are those of `rcnn_loss.cascade_mask_rcnn_loss`."""
         from rayseg.models.instance.rcnn_loss import cascade_mask_rcnn_loss
 

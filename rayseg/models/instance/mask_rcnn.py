@@ -24,7 +24,7 @@ from rayseg.models.blocks.anchors import AnchorGenerator
 from rayseg.models.blocks.fpn import FPN
 from rayseg.models.blocks.roi_align import RoIAlign
 from rayseg.models.instance.rcnn_cascade_head import CascadeHead
-from rayseg.models.instance.rcnn_detect import in_original_pixels, paste_masks, select, with_placeholders
+from rayseg.models.instance.rcnn_detect import PLACEHOLDER, in_original_pixels, paste_masks, select, with_placeholders
 from rayseg.models.instance.rcnn_heads import BBoxHead, TwoFCHead
 from rayseg.models.instance.rcnn_mask_head import MaskHead
 from rayseg.models.instance.rpn import ProposalLimits, RPNHead
@@ -78,9 +78,7 @@ class MaskRCNN(InstanceNetwork):
         bbox, sizes = in_original_pixels(rows, counts, im_shape, scale_factor)
         return {"bbox": bbox, "bbox_num": counts, "mask": paste_masks(probabilities, bbox[:, 2:], sizes)}
 
-    def forward_lean(
-        self, image: paddle.Tensor, im_shape: paddle.Tensor
-    ) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
+    def forward_lean(self, image: paddle.Tensor, im_shape: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
         """Find the objects of any number of images and leave the masks small.
 
         Args:
@@ -95,7 +93,7 @@ class MaskRCNN(InstanceNetwork):
         features = self.features(image)
         rows, counts = self.detect(features, im_shape)
         # One more row, of the last image, is cut off again: operators do not take nothing.
-        placeholder = paddle.to_tensor([[0.0, 0.0, 0.0, 0.0, 1.0, 1.0]])
+        placeholder = paddle.to_tensor([PLACEHOLDER])
         padded_counts = paddle.concat([counts[:-1], counts[-1:] + 1])
         probabilities = self.masks(features, paddle.concat([rows, placeholder]), padded_counts)
         return rows, counts, probabilities[:-1]
@@ -126,9 +124,7 @@ class MaskRCNN(InstanceNetwork):
             found = self.bbox_head.head(found)
         return self.mask_head(found, rows[:, 0].astype("int64"))
 
-    def loss(
-        self, inputs: dict[str, paddle.Tensor], targets: dict[str, Any], **options: Any
-    ) -> dict[str, paddle.Tensor]:
+    def loss(self, inputs: dict[str, paddle.Tensor], targets: dict[str, Any], **options: Any) -> dict[str, paddle.Tensor]:
         """See `InstanceNetwork.loss`; `options` are those of `rcnn_loss.mask_rcnn_loss`."""
         from rayseg.models.instance.rcnn_loss import mask_rcnn_loss
 
@@ -262,7 +258,5 @@ class _Lean(nn.Layer):
         self.network = copy.deepcopy(network)
         self.eval()
 
-    def forward(
-        self, image: paddle.Tensor, im_shape: paddle.Tensor
-    ) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
+    def forward(self, image: paddle.Tensor, im_shape: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
         return self.network.forward_lean(image, im_shape)

@@ -23,6 +23,7 @@ from rayseg.models.blocks.rep_vgg import deployed_copy
 from rayseg.models.instance.mask_rtdetr_decoder import Denoising, QueryTransformer, TrainingOutputs, combine
 from rayseg.models.instance.mask_rtdetr_encoder import MaskHybridEncoder
 from rayseg.models.instance.mask_rtdetr_finish import best_objects, full_size_masks, original_sizes
+from rayseg.models.instance.mask_rtdetr_loss import mask_rtdetr_loss
 from rayseg.models.network import InstanceNetwork
 from rayseg.models.preprocess import Preprocess
 
@@ -38,9 +39,7 @@ class MaskRTDETR(InstanceNetwork):
     arch = "DETR"
     min_subgraph_size = 3
 
-    def __init__(
-        self, backbone: HGNetV2, transformer: QueryTransformer, neck: MaskHybridEncoder, *, input_size: Size
-    ) -> None:
+    def __init__(self, backbone: HGNetV2, transformer: QueryTransformer, neck: MaskHybridEncoder, *, input_size: Size) -> None:
         super().__init__()
         self.backbone = backbone
         self.transformer = transformer
@@ -96,8 +95,6 @@ class MaskRTDETR(InstanceNetwork):
         self, inputs: dict[str, paddle.Tensor], targets: dict[str, paddle.Tensor], **options: Any
     ) -> dict[str, paddle.Tensor]:
         """The training loss of a batch; see `InstanceNetwork.loss`, and `mask_rtdetr_loss` for the options."""
-        from rayseg.models.instance.mask_rtdetr_loss import mask_rtdetr_loss
-
         return mask_rtdetr_loss(self, inputs, targets, **options)
 
     def paddlex_program(self) -> tuple[nn.Layer, list[Any]]:
@@ -132,9 +129,7 @@ class MaskRTDETR(InstanceNetwork):
 
 def build_mask_rtdetr_s(num_classes: int = 80) -> MaskRTDETR:
     """Mask-RT-DETR-S: 14.7 M numbers, 640 x 640 input."""
-    return build_mask_rtdetr(
-        SIZES["S"], num_classes, attended=1, expansion=0.5, mask_channels=(64, 32), backbone_lr_mult=0.1
-    )
+    return build_mask_rtdetr(SIZES["S"], num_classes, attended=1, expansion=0.5, mask_channels=(64, 32), backbone_lr_mult=0.1)
 
 
 def build_mask_rtdetr_m(num_classes: int = 80) -> MaskRTDETR:

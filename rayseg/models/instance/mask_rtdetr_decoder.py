@@ -4,9 +4,7 @@ Paper: Lv et al., "DETRs Beat YOLOs on Real-time Object Detection", 2023 (https:
 Li et al., "Mask DINO", CVPR 2023 (https://arxiv.org/abs/2206.02777), for masks and for boxes that start from them.
 Code: PaddleDetection, ppdet/modeling/transformers/mask_rtdetr_transformer.py, Apache-2.0; names and shapes of
 parameters are those of published weights.
-Changed: the grid of first boxes divides x by the width and y by the height of a map (the original has them the wrong
-way round, which squares do not show); the first box of a mask is found from its rows and columns instead of from all
-of its pixels, with the same result.
+Changed: nothing but the boxes that queries start from, see mask_rtdetr_boxes.py.
 How queries are matched with objects, and the noisy ones that training adds, are left to the loss.
 """
 
@@ -22,17 +20,13 @@ from paddle import nn
 from rayseg.models.blocks.conv_bn import no_weight_decay, normal_init
 from rayseg.models.blocks.deformable_attention import DeformableAttention
 from rayseg.models.blocks.transformer import Perceptron, SelfAttention, linear
+from rayseg.models.instance.mask_rtdetr_boxes import boxes_of_masks, first_boxes, inverse_sigmoid
 
 LAYERS = 6
 HEADS = 8
 LEVELS = 3
-FIRST_SIDE = 0.05
-"""Side of the first boxes on the finest level, of the image; twice as much on each coarser one."""
-EDGE = 0.01
-"""First boxes whose centre is nearer to the image's edge than this are not used."""
-FAR = 1e4
-"""Whose sigmoid is 1: stands for the first boxes that are not used."""
 FIRST_SCORE = 0.01
+"""Of every class, where training starts."""
 
 
 @dataclass(frozen=True)
@@ -271,46 +265,6 @@ class _DecoderLayer(nn.Layer):
         return self.norm3(x + self.linear2(F.relu(self.linear1(x))))
 
 
-def first_boxes(sizes: list[tuple[int, int]]) -> tuple[paddle.Tensor, paddle.Tensor]:
-    """A small box around every place of every map, larger on coarser maps.
-
-    Returns:
-        float32 [1, L, 4]: centre x and y, width, height before the sigmoid, `FAR` where not usable; bool [1, L, 1].
-    """
-    found = []
-    for level, (height, width) in enumerate(sizes):
-        xs = ((paddle.arange(width, dtype="float32") + 0.5) / width).unsqueeze(0).tile([height, 1])
-        ys = ((paddle.arange(height, dtype="float32") + 0.5) / height).unsqueeze(1).tile([1, width])
-        side = paddle.full([height, width], FIRST_SIDE * 2.0**level)
-        found.append(paddle.stack([xs, ys, side, side], axis=-1).reshape([1, height * width, 4]))
-    boxes = paddle.concat(found, axis=1)
-    usable = ((boxes > EDGE) & (boxes < 1 - EDGE)).all(-1, keepdim=True)
-    inside = usable.astype("float32")
-    return paddle.log(boxes / (1 - boxes)) * inside + FAR * (1 - inside), usable
-
-
-def boxes_of_masks(logits: paddle.Tensor) -> paddle.Tensor:
-    """The box around the positive pixels of each mask: [N, Q, h, w] -> [N, Q, 4]; no gradient.
-
-    Returns:
-        Centre x and y, width, height in [0, 1]; zeros where no pixel is positive.
-    """
-    logits = logits.detach()
-    x0, x1 = _extent(logits.max(axis=2) > 0)
-    y0, y1 = _extent(logits.max(axis=3) > 0)
-    return paddle.stack([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0], axis=-1)
-
-
-def _extent(set_: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
-    """First place that is set and the end of the last, as shares of the whole: bool [N, Q, n] -> two [N, Q], 0 if none."""
-    count = set_.shape[-1]
-    places, inside = paddle.arange(count, dtype="float32"), set_.astype("float32")
-    # Counted from the other end, so that nothing found is 0 on both sides.
-    stop = (inside * (places + 1)).max(-1)
-    start = (count - (inside * (count - places)).max(-1)) * (stop > 0).astype("float32")
-    return start / count, stop / count
-
-
 def combine(embeddings: paddle.Tensor, prototypes: paddle.Tensor) -> paddle.Tensor:
     """Masks: [N, Q, P] and [N, P, h, w] -> [N, Q, h, w]."""
     height, width = prototypes.shape[2:]
@@ -321,12 +275,6 @@ def combine(embeddings: paddle.Tensor, prototypes: paddle.Tensor) -> paddle.Tens
 def take_rows(x: paddle.Tensor, index: paddle.Tensor) -> paddle.Tensor:
     """Rows of each image: [N, L, D] and int64 [N, K] -> [N, K, D]."""
     return paddle.take_along_axis(x, index.unsqueeze(-1).tile([1, 1, x.shape[-1]]), axis=1, broadcast=False)
-
-
-def inverse_sigmoid(x: paddle.Tensor, *, eps: float = 1e-5) -> paddle.Tensor:
-    """log(x / (1 - x)) for x in [0, 1], each of the two at least `eps`; what lies outside is moved to the edge first."""
-    x = x.clip(0.0, 1.0)
-    return paddle.log(x.clip(min=eps) / (1 - x).clip(min=eps))
 
 
 def _layer_norm(channels: int) -> nn.LayerNorm:

@@ -17,7 +17,8 @@ import paddle
 import paddle.nn.functional as F
 
 from rayseg.models.blocks.points import Rand
-from rayseg.models.instance.mask_rtdetr_decoder import Denoising, inverse_sigmoid
+from rayseg.models.instance.mask_rtdetr_boxes import inverse_sigmoid
+from rayseg.models.instance.mask_rtdetr_decoder import Denoising
 from rayseg.models.instance.mask_rtdetr_truth import Pairs, Truth
 
 

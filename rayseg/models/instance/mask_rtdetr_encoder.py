@@ -62,9 +62,7 @@ class MaskHybridEncoder(nn.Layer):
         inner = int(channels * expansion)
         self.lateral_convs = nn.LayerList([ConvBN(channels, channels, 1, act=F.silu) for _ in range(joints)])
         self.fpn_blocks = nn.LayerList([_CSPRep(2 * channels, inner, channels) for _ in range(joints)])
-        self.downsample_convs = nn.LayerList(
-            [ConvBN(channels, channels, 3, stride=2, act=F.silu) for _ in range(joints)]
-        )
+        self.downsample_convs = nn.LayerList([ConvBN(channels, channels, 3, stride=2, act=F.silu) for _ in range(joints)])
         self.pan_blocks = nn.LayerList([_CSPRep(2 * channels, inner, channels) for _ in range(joints)])
         self.mask_feat_head = _MaskFeatures(channels, *mask_channels, levels=len(coarser))
         self.enc_mask_lateral = ConvBN(finest, mask_channels[1], 3, act=F.silu)
@@ -85,7 +83,8 @@ class MaskHybridEncoder(nn.Layer):
         """Let all places of one map look at each other: [N, D, h, w] -> [N, D, h, w]."""
         channels, height, width = x.shape[1:]
         tokens = self.encoder[0](x.flatten(2).transpose([0, 2, 1]), sine_positions(height, width, channels))
-        return tokens.transpose([0, 2, 1]).reshape([-1, channels, height, width])
+        # In this order: Paddle's oneDNN passes join a reshape that follows a transpose, and then mistake its shape.
+        return tokens.reshape([-1, height, width, channels]).transpose([0, 3, 1, 2])
 
     def _down(self, maps: list[paddle.Tensor]) -> list[paddle.Tensor]:
         """From the coarsest map to the finest; finest first."""

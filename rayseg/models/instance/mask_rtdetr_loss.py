@@ -57,7 +57,8 @@ def mask_rtdetr_loss(
         network: in train mode.
         inputs: `image` float32 [N, 3, H, W]; other keys are ignored.
         targets: see `InstanceNetwork.loss`. Masks at a quarter of the input's size cost a sixteenth of the memory.
-        num_points: at which a mask is compared with an object.
+        num_points: at which a mask is compared with an object. The published number, 112 x 112, is for masks of
+            160 x 160; on a CPU it takes longer than the network, and small inputs do with fewer.
         num_denoising: denoising queries of an image, about.
         weights: of the terms.
         rand: the random source; with the usual one, `paddle.seed` decides everything that is drawn.

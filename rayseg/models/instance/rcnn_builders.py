@@ -1,6 +1,6 @@
 """The nine published networks of the R-CNN family: which backbone, which heads.
 
-All have the same training recipe and input; their weights were trained with aligned RoIAlign (see blocks/roi_align.py).
+Their weights were trained with aligned RoIAlign (see blocks/roi_align.py).
 `num_classes` is without background.
 """
 

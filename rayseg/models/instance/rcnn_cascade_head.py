@@ -19,6 +19,7 @@ from rayseg.models.blocks.ragged import image_of_rows
 from rayseg.models.blocks.roi_align import RoIAlign
 from rayseg.models.instance.rcnn_heads import BoxPredictions, Candidates, TwoFCHead
 
+
 class CascadeHead(nn.Layer):
     """Scores, and one box for all classes, in three stages.
 
@@ -43,9 +44,7 @@ class CascadeHead(nn.Layer):
             self.add_sublayer(f"bbox_score_stage{stage}", score)
             self.add_sublayer(f"bbox_delta_stage{stage}", nn.Linear(width, 4, weight_attr=normal_init(std=0.001)))
 
-    def stage(
-        self, stage: int, features: Sequence[paddle.Tensor], rois: paddle.Tensor, counts: paddle.Tensor
-    ) -> BoxPredictions:
+    def stage(self, stage: int, features: Sequence[paddle.Tensor], rois: paddle.Tensor, counts: paddle.Tensor) -> BoxPredictions:
         """What one stage says about boxes it is given, offsets [R, 4]; see `BBoxHead.forward`."""
         found = self.head(self.roi_extractor(features, rois, counts), stage)
         score, delta = (getattr(self, f"bbox_{kind}_stage{stage}") for kind in ("score", "delta"))
@@ -78,10 +77,10 @@ class CascadeHead(nn.Layer):
             features, rois, counts: as in `stage`.
             im_shape: as in `refine`.
         """
-        probabilities = []
-        for stage in range(self.stages):
-            if stage > 0:
-                rois = self.refine(stage - 1, deltas, rois, counts, im_shape)
+        logits, deltas, _ = self.stage(0, features, rois, counts)
+        probabilities = [F.softmax(logits)]
+        for stage in range(1, self.stages):
+            rois = self.refine(stage - 1, deltas, rois, counts, im_shape)
             logits, deltas, _ = self.stage(stage, features, rois, counts)
             probabilities.append(F.softmax(logits))
         return Candidates(paddle.add_n(probabilities) / self.stages, deltas, rois)

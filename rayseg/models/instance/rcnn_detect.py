@@ -11,7 +11,7 @@ from __future__ import annotations
 import paddle
 
 from rayseg.models.blocks.box_coding import Weights, clip_boxes, decode_boxes, has_area
-from rayseg.models.blocks.ragged import image_of_rows
+from rayseg.models.blocks.ragged import image_of_rows, row_numbers
 from rayseg.models.instance.rcnn_heads import Candidates
 
 SCORE_THRESHOLD = 0.05
@@ -22,6 +22,8 @@ MAX_OBJECTS = 100
 """Best boxes of an image that are kept, over all classes."""
 MASK_THRESHOLD = 0.5
 """A pixel at or above it belongs to the object."""
+PLACEHOLDER = (0.0, 0.0, 0.0, 0.0, 1.0, 1.0)
+"""A row that is no object: class 0, score 0, one pixel in the corner."""
 
 
 def select(
@@ -51,7 +53,7 @@ def select(
 
 
 def with_placeholders(rows: paddle.Tensor, counts: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
-    """Give each image without objects one row: class 0, score 0, one pixel in the corner.
+    """Give each image without objects one row, a `PLACEHOLDER`.
 
     Args:
         rows: float32 [M, 6], image by image; M may be 0.
@@ -60,11 +62,9 @@ def with_placeholders(rows: paddle.Tensor, counts: paddle.Tensor) -> tuple[paddl
     Returns:
         float32 [K, 6]; int32 [N], at least 1 each.
     """
-    images = paddle.zeros_like(counts, dtype="float32").unsqueeze(1)
-    placeholders = paddle.concat([images, images, images, images, images + 1, images + 1], axis=1)
-    image = paddle.concat([image_of_rows(rows, counts), image_of_rows(counts, paddle.ones_like(counts))])
-    real = paddle.ones_like(rows[:, 0])
-    keep = paddle.concat([real, (counts == 0).astype("float32")]) > 0
+    placeholders = paddle.to_tensor([PLACEHOLDER]).expand([counts.shape[0], 6])
+    image = paddle.concat([image_of_rows(rows, counts), row_numbers(counts)])
+    keep = paddle.concat([row_numbers(rows) >= 0, counts == 0])
     order = paddle.argsort(image, stable=True)
     order = paddle.masked_select(order, paddle.gather(keep, order))
     return paddle.gather(paddle.concat([rows, placeholders]), order), counts.clip(min=1)
@@ -88,7 +88,8 @@ def in_original_pixels(
     image = image_of_rows(rows, counts)
     sizes = paddle.gather(paddle.floor(im_shape / scale_factor + 0.5), image)
     boxes = clip_boxes(rows[:, 2:] / paddle.gather(scale_factor, image).flip(1).tile([1, 2]), sizes)
-    labels = paddle.where(has_area(boxes).unsqueeze(1), rows[:, :1], -paddle.ones_like(rows[:, :1]))
+    real = has_area(boxes).astype("float32").unsqueeze(1)
+    labels = rows[:, :1] * real + (real - 1)
     return paddle.concat([labels, rows[:, 1:2], boxes], axis=1), sizes.astype("int32")
 
 
@@ -120,9 +121,9 @@ def paste_masks(probabilities: paddle.Tensor, boxes: paddle.Tensor, sizes: paddl
 
 def _shares(pixels: paddle.Tensor, start: paddle.Tensor, stop: paddle.Tensor, side: int) -> paddle.Tensor:
     """How much of each of `side` cells between start and stop a pixel takes: [P], [M, 1], [M, 1] -> [M, P, side]."""
-    length = paddle.maximum(stop - start, paddle.full_like(start, 1e-6))
+    length = (stop - start).clip(min=1e-6)
     # In the order in which the original rounds: to [-1, 1] first, then to cells.
     unit = (pixels.unsqueeze(0) + 0.5 - start) / length * 2 - 1
     cell = ((unit + 1) * side - 1) / 2
     cells = paddle.arange(side, dtype="float32")
-    return (1 - (cell.unsqueeze(2) - cells).abs()).clip(min=0)
+    return (1 - (cell.unsqueeze(2) - cells).abs()).clip(min=0.0)

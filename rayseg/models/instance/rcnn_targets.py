@@ -53,11 +53,6 @@ class Objects(NamedTuple):
     classes: paddle.Tensor
     slots: paddle.Tensor
 
-    @property
-    def count(self) -> int:
-        """How many."""
-        return int(self.boxes.shape[0])
-
 
 class Matches(NamedTuple):
     """The best object of each of L boxes.
@@ -176,7 +171,7 @@ def label_regions(boxes: paddle.Tensor, objects: Objects, *, num_classes: int, r
     boxes = boxes.detach()
     found = match(boxes, objects.boxes)
     background = paddle.full([int(boxes.shape[0])], num_classes, dtype="int64")
-    if objects.count == 0:
+    if len(objects.boxes) == 0:
         return Regions(boxes, background, found.objects)
     classes = paddle.gather(objects.classes, found.objects)
     return Regions(boxes, paddle.where(found.overlaps >= rules.overlap, classes, background), found.objects)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
-from paddle.vision.ops import generate_proposals
+from paddle.vision.ops import distribute_fpn_proposals, generate_proposals
 
 from rayseg.models.blocks.anchors import AnchorGenerator
 from rayseg.models.blocks.conv_bn import normal_init
@@ -102,7 +102,7 @@ class RPNHead(nn.Layer):
                 predictions.deltas[i].detach(),
                 im_shape,
                 predictions.anchors[i],
-                paddle.ones_like(predictions.anchors[i]),
+                paddle.ones([1, 4]).expand([predictions.anchors[i].shape[0], 4]),
                 pre_nms_top_n=limits.before_nms,
                 post_nms_top_n=limits.after_nms,
                 nms_thresh=IOU_THRESHOLD,
@@ -111,15 +111,24 @@ class RPNHead(nn.Layer):
             )
             for i, scores in enumerate(predictions.scores)
         ]
+        level_counts = [_as_integers(counts, boxes) for boxes, _, counts in found]
         if len(found) == 1:
-            boxes, _, counts = found[0]
-            return boxes, counts
+            return found[0][0], level_counts[0]
         boxes = paddle.concat([level[0] for level in found])
         scores = paddle.concat([level[1] for level in found]).flatten()
-        image = paddle.concat([image_of_rows(level[0], level[2]) for level in found])
-        counts = paddle.add_n([level[2] for level in found])
-        best, counts = best_rows(scores, image, counts, keep=limits.keep)
+        image = paddle.concat([image_of_rows(level[0], level_counts[i]) for i, level in enumerate(found)])
+        best, counts = best_rows(scores, image, paddle.add_n(level_counts), keep=limits.keep)
         return paddle.gather(boxes, best), counts
+
+
+def _as_integers(counts: paddle.Tensor, boxes: paddle.Tensor) -> paddle.Tensor:
+    """The counts of generate_proposals as numbers one can count with.
+
+    Inside an exported program Paddle 3.3 takes these int32 for float32, and every operator that looks at the type fails.
+    Dealing the boxes out to two levels, which only reads the counts, counts them again with the right type.
+    """
+    _, _, level_counts = distribute_fpn_proposals(boxes, 2, 3, 3, 1, rois_num=counts)
+    return paddle.add_n(level_counts)
 
 
 class _SharedConv(nn.Layer):

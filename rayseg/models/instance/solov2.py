@@ -42,9 +42,7 @@ class SOLOv2(InstanceNetwork):
     arch = "SOLOv2"
     min_subgraph_size = 60
 
-    def __init__(
-        self, backbone: ResNet, neck: FPN, head: SOLOv2Head, mask_head: SOLOv2MaskHead, *, nms: MatrixNms
-    ) -> None:
+    def __init__(self, backbone: ResNet, neck: FPN, head: SOLOv2Head, mask_head: SOLOv2MaskHead, *, nms: MatrixNms) -> None:
         super().__init__()
         self.backbone = backbone
         self.neck = neck
@@ -134,9 +132,7 @@ class SOLOv2(InstanceNetwork):
         if given not in (size.hw, quarter):
             raise ModelError(f"gt_segm is {given}; masks for an input of {size.hw} are of that size or of {quarter}.")
         logits, kernels, features = self._maps(image)
-        return solov2_loss(
-            _cells_last(logits), _cells_last(kernels), features, targets, image=size, grids=GRIDS
-        )
+        return solov2_loss(_cells_last(logits), _cells_last(kernels), features, targets, image=size, grids=GRIDS)
 
     def paddlex_program(self) -> tuple[nn.Layer, list[Any]]:
         """`forward` for any height and width, outputs in PaddleX's order; a copy."""
@@ -209,9 +205,7 @@ class _PaddleX(nn.Layer):
         self.model = model
         self.eval()
 
-    def forward(
-        self, inputs: dict[str, paddle.Tensor]
-    ) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor, paddle.Tensor]:
+    def forward(self, inputs: dict[str, paddle.Tensor]) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor, paddle.Tensor]:
         found = self.model(inputs)
         return found["bbox_num"], found["cate_label"], found["cate_score"], found["segm"]
 

@@ -142,9 +142,7 @@ class ConvGN(nn.Layer):
             weight_attr=normal_init(std=0.01),
             bias_attr=False,
         )
-        self.norm = nn.GroupNorm(
-            NORM_GROUPS, channels_out, weight_attr=no_weight_decay(), bias_attr=no_weight_decay()
-        )
+        self.norm = nn.GroupNorm(NORM_GROUPS, channels_out, weight_attr=no_weight_decay(), bias_attr=no_weight_decay())
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         return self.norm(self.conv(x))

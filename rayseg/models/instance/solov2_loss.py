@@ -81,7 +81,7 @@ def _dice(
     height, width = features.shape[1:]
     small = masks_at_quarter(masks, Size(height, width)).reshape(len(masks), height * width)
     # An object too thin to be seen at a quarter of the size has no mask to learn; its class is learnt all the same.
-    seen = small.any(axis=1)[positives.objects]
+    seen = (small.max(axis=1, initial=0) > 0)[positives.objects]
     if not seen.any():
         return paddle.zeros([]), 0.0
     cells, objects = paddle.to_tensor(positives.cells[seen]), paddle.to_tensor(positives.objects[seen])

@@ -19,7 +19,7 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from rayseg.geometry import Size
-from rayseg.models.backbones.swin import SwinTransformer, swin_small, swin_tiny
+from rayseg.models.backbones.swin import Length, SwinTransformer, swin_small, swin_tiny
 from rayseg.models.network import LABELS_IN_A_BYTE, Flavour, SemanticNetwork
 from rayseg.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from rayseg.models.semantic.maskformer_decoder import MaskFormerHead, QueryMasks
@@ -72,15 +72,8 @@ class MaskFormer(SemanticNetwork):
     def forward_lean(self, x: paddle.Tensor) -> paddle.Tensor:
         """Label map [N, H, W] in the smallest type that holds it; the argmax of `forward`, in little memory."""
         said = self._say(x)
-        weights = _class_weights(said)
-        height, width = x.shape[2], x.shape[3]
-        rows = (height + STRIPS - 1) // STRIPS
-        strips = []
-        for index in range(STRIPS):
-            masks = _upsampled_rows(said.masks, x, start=rows * index, count=rows)
-            masks = F.interpolate(masks, size=[rows, width], mode="bilinear", align_corners=False)
-            strips.append(paddle.argmax(_class_scores(weights, masks), axis=1, dtype="int32"))
-        labels = paddle.concat(strips, axis=1)[:, :height]
+        # Not a loop that appends: exported, it gave one strip twice.
+        labels = paddle.concat([_label_strip(said, x, index) for index in range(STRIPS)], axis=1)[:, : x.shape[2]]
         return labels.astype("uint8") if self.num_classes <= LABELS_IN_A_BYTE else labels
 
     def loss(self, inputs: paddle.Tensor, targets: paddle.Tensor) -> dict[str, paddle.Tensor]:
@@ -116,16 +109,27 @@ def _class_scores(weights: paddle.Tensor, masks: paddle.Tensor) -> paddle.Tensor
     return scores.reshape([-1, weights.shape[1], masks.shape[2], masks.shape[3]])
 
 
-def _upsampled_rows(masks: paddle.Tensor, x: paddle.Tensor, *, start: int | paddle.Tensor, count: int | paddle.Tensor) -> paddle.Tensor:
+def _label_strip(said: QueryMasks, x: paddle.Tensor, index: int) -> paddle.Tensor:
+    """One of the strips into which the rows of `x` are cut; int32 [N, ceil(H / STRIPS), W]."""
+    rows = (x.shape[2] + STRIPS - 1) // STRIPS
+    masks = _upsampled_rows(said.masks, x, start=rows * index, count=rows)
+    masks = F.interpolate(masks, size=[rows, x.shape[3]], mode="bilinear", align_corners=False)
+    return paddle.argmax(_class_scores(_class_weights(said), masks), axis=1, dtype="int32")
+
+
+def _upsampled_rows(masks: paddle.Tensor, x: paddle.Tensor, *, start: Length, count: Length) -> paddle.Tensor:
     """Rows start to start + count of the masks stretched to the height of `x`; rows below the last repeat it.
 
-    Bilinear with pixel centres at +0.5 as F.interpolate does it, of which this is a piece.
+    Bilinear with pixel centres at +0.5 as F.interpolate does it, of which this is a piece, in its order and in float32: other
+    rounding would move labels where two classes are nearly equal.
     """
     low, high = paddle.shape(masks)[2], paddle.shape(x)[2]
-    row = paddle.minimum((paddle.arange(count, dtype="int64") + start).astype("float64"), (high - 1).astype("float64"))
-    ratio = (low.astype("float32") / high.astype("float32")).astype("float64")
-    place = paddle.clip(ratio * row + (ratio * 0.5 - 0.5), min=0.0)
+    row = paddle.minimum((paddle.arange(count, dtype="int64") + start).astype("float32"), (high - 1).astype("float32"))
+    ratio = low.astype("float32") / high.astype("float32")
+    # Tensors and not numbers, `maximum` and not `clip`: see the note in swin.py.
+    half, zero = paddle.full([1], 0.5), paddle.zeros([1])
+    place = paddle.maximum(ratio * (row + half) - half, zero)
     above = place.astype("int64")
     below = paddle.minimum(above + 1, (low - 1).astype("int64"))
-    share = (place - above.astype("float64")).astype(masks.dtype).reshape([1, 1, -1, 1])
+    share = (place - above.astype("float32")).reshape([1, 1, -1, 1])
     return paddle.index_select(masks, above, axis=2) * (1 - share) + paddle.index_select(masks, below, axis=2) * share

@@ -12,6 +12,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from rayseg.models.backbones.swin import Length
+
 QUERIES = 100
 WIDTH = 256
 """Channels of the pixel features, the queries and all between."""
@@ -63,9 +65,7 @@ class _PixelDecoder(nn.Layer):
         self.lateral_convs = nn.LayerDict(
             {str(k): _Conv(width, 1, relu=False) for k, width in enumerate(coarse_to_fine) if k > 0}
         )
-        self.output_convs = nn.LayerList(
-            [_Conv(WIDTH if k else width, 3) for k, width in enumerate(coarse_to_fine)]
-        )
+        self.output_convs = nn.LayerList([_Conv(WIDTH if k else width, 3) for k, width in enumerate(coarse_to_fine)])
         self.mask_features = _Conv(WIDTH, 3, norm=False, relu=False)
 
     def forward(self, maps: list[paddle.Tensor]) -> paddle.Tensor:
@@ -84,9 +84,7 @@ class _Predictor(nn.Layer):
     def __init__(self, in_channels: int, num_classes: int) -> None:
         super().__init__()
         self.transformer = _Transformer()
-        self.query_embed = nn.Embedding(
-            QUERIES, WIDTH, weight_attr=paddle.ParamAttr(initializer=nn.initializer.Normal(0.0, 1.0))
-        )
+        self.query_embed = nn.Embedding(QUERIES, WIDTH, weight_attr=paddle.ParamAttr(initializer=nn.initializer.Normal(0.0, 1.0)))
         self.input_proj = nn.Conv2D(in_channels, WIDTH, 1, weight_attr=_conv_init(), bias_attr=_zero())
         self.class_embed = _linear(WIDTH, num_classes + 1)
         self.mask_embed = _MLP()
@@ -96,10 +94,7 @@ class _Predictor(nn.Layer):
         classes, embeddings = self.class_embed(said), self.mask_embed(said)
         flat, height, width = features.flatten(2), features.shape[2], features.shape[3]
         order = [LAYERS - 1, *range(LAYERS - 1)] if all_layers else [LAYERS - 1]
-        return [
-            QueryMasks(classes[k], paddle.matmul(embeddings[k], flat).reshape([-1, QUERIES, height, width]))
-            for k in order
-        ]
+        return [QueryMasks(classes[k], paddle.matmul(embeddings[k], flat).reshape([-1, QUERIES, height, width])) for k in order]
 
 
 class _Transformer(nn.Layer):
@@ -150,9 +145,7 @@ class _DecoderLayer(nn.Layer):
         self.dropout2 = nn.Dropout(DROPOUT)
         self.dropout3 = nn.Dropout(DROPOUT)
 
-    def forward(
-        self, x: paddle.Tensor, keys: paddle.Tensor, values: paddle.Tensor, positions: paddle.Tensor
-    ) -> paddle.Tensor:
+    def forward(self, x: paddle.Tensor, keys: paddle.Tensor, values: paddle.Tensor, positions: paddle.Tensor) -> paddle.Tensor:
         """Queries (Q, N, 256), image (N, h * w, 256) twice, positions of the queries (Q, 1, 256) -> (Q, N, 256)."""
         query = _swap(x + positions)
         x = self.norm1(x + self.dropout1(_swap(self.self_attn(query, query, _swap(x)))))
@@ -196,7 +189,7 @@ class _Conv(nn.Layer):
         return F.relu(x) if self.relu else x
 
 
-def sine_positions(height: int | paddle.Tensor, width: int | paddle.Tensor) -> paddle.Tensor:
+def sine_positions(height: Length, width: Length) -> paddle.Tensor:
     """Where each token of a map lies, as sines and cosines; float32 (1, 256, h, w), rows first.
 
     Carion et al., "End-to-End Object Detection with Transformers", ECCV 2020, appendix A.4: rows and columns, counted from
@@ -211,7 +204,7 @@ def sine_positions(height: int | paddle.Tensor, width: int | paddle.Tensor) -> p
     return paddle.concat([rows, columns], axis=3).transpose([0, 3, 1, 2])
 
 
-def _waves(length: int | paddle.Tensor, wavelengths: paddle.Tensor) -> paddle.Tensor:
+def _waves(length: Length, wavelengths: paddle.Tensor) -> paddle.Tensor:
     """(length, 128): sine and cosine by turns."""
     place = paddle.arange(1, length + 1, dtype="float32")
     angle = (place * (2 * math.pi) / (place[-1] + 1e-6)).unsqueeze(1) / wavelengths

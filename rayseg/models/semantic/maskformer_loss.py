@@ -49,13 +49,13 @@ def maskformer_loss(layers: Sequence[QueryMasks], labels: paddle.Tensor) -> dict
     objects = _objects(labels, num_classes=layers[0].classes.shape[2] - 1)
     if not any(len(found.classes) for found in objects):
         return _nothing(layers)
-    terms, total = {}, paddle.zeros([])
+    terms: dict[str, paddle.Tensor] = {}
+    total = paddle.zeros([])
     for index, said in enumerate(layers):
         pairs = [_match(said, image, found) for image, found in enumerate(objects)]
         ce = _class_term(said, objects, pairs)
         mask, dice = _mask_terms(said, objects, pairs)
-        suffix = f"_{index - 1}" if index else ""
-        terms |= {f"loss_ce{suffix}": ce, f"loss_mask{suffix}": mask, f"loss_dice{suffix}": dice}
+        terms |= _named(index, ce, mask, dice)
         total = total + ce + MASK_WEIGHT * mask + dice
     return {**terms, "loss": total}
 
@@ -121,9 +121,7 @@ def _class_term(said: QueryMasks, objects: list[_Objects], pairs: list[_Pairs]) 
     return F.cross_entropy(said.classes.flatten(0, 1), paddle.to_tensor(wanted).flatten(), weight=weight)
 
 
-def _mask_terms(
-    said: QueryMasks, objects: list[_Objects], pairs: list[_Pairs]
-) -> tuple[paddle.Tensor, paddle.Tensor]:
+def _mask_terms(said: QueryMasks, objects: list[_Objects], pairs: list[_Pairs]) -> tuple[paddle.Tensor, paddle.Tensor]:
     """Focal and dice term of the matched masks at the size of the image, divided by the number of objects."""
     where = np.concatenate([np.stack([np.full_like(q, n), q], axis=1) for n, (q, _) in enumerate(pairs)])
     logits = paddle.gather_nd(said.masks, paddle.to_tensor(where))
@@ -148,5 +146,12 @@ def _focal(logits: paddle.Tensor, *, inside: bool) -> paddle.Tensor:
 def _nothing(layers: Sequence[QueryMasks]) -> dict[str, paddle.Tensor]:
     """Zeros for every term, with a gradient of zero for every output."""
     zero = paddle.add_n([(said.classes.sum() + said.masks.sum()) * 0.0 for said in layers])
-    names = [f"loss_{kind}{suffix}" for suffix in ("", *(f"_{k}" for k in range(len(layers) - 1))) for kind in ("ce", "mask", "dice")]
-    return dict.fromkeys([*names, "loss"], zero)
+    terms: dict[str, paddle.Tensor] = {}
+    for index in range(len(layers)):
+        terms |= _named(index, zero, zero, zero)
+    return {**terms, "loss": zero}
+
+
+def _named(index: int, ce: paddle.Tensor, mask: paddle.Tensor, dice: paddle.Tensor) -> dict[str, paddle.Tensor]:
+    suffix = f"_{index - 1}" if index else ""
+    return {f"loss_ce{suffix}": ce, f"loss_mask{suffix}": mask, f"loss_dice{suffix}": dice}

@@ -15,6 +15,7 @@ from paddle import nn
 from rayseg.models.backbones.seaformer import Attention, Conv, SeaFormer
 from rayseg.models.network import SemanticNetwork
 from rayseg.models.preprocess import SEMANTIC
+from rayseg.models.semantic.label_map import resized_argmax
 from rayseg.models.semantic.layers import ConvBN, ConvBNReLU, resize_like
 from rayseg.models.semantic.losses import head_losses
 
@@ -114,10 +115,17 @@ class SeaFormerSeg(SemanticNetwork):
         self.num_gates = len(coarser)
 
     def forward(self, x: paddle.Tensor) -> list[paddle.Tensor]:
+        return [resize_like(self._scores(x), x)]
+
+    def forward_lean(self, x: paddle.Tensor) -> paddle.Tensor:
+        return resized_argmax(self._scores(x), x)
+
+    def _scores(self, x: paddle.Tensor) -> paddle.Tensor:
+        """[N, C, H / 8, W / 8]."""
         fine, *coarser = self.backbone(x)
         for index, coarse in enumerate(coarser, 1):
             fine = getattr(self, f"fuse{index}")(fine, coarse)
-        return [resize_like(self.cls_seg(self.dropout(self.linear_fuse(fine))), x)]
+        return self.cls_seg(self.dropout(self.linear_fuse(fine)))
 
     def loss(self, inputs: paddle.Tensor, targets: paddle.Tensor) -> dict[str, paddle.Tensor]:
         """Cross-entropy: `loss_0`, and `loss`, which is the same."""

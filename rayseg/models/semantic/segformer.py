@@ -18,6 +18,7 @@ from rayseg.geometry import Size
 from rayseg.models.backbones.mit import MiT, ReducedAttention, to_map, to_tokens
 from rayseg.models.network import Flavour, SemanticNetwork
 from rayseg.models.preprocess import SEMANTIC
+from rayseg.models.semantic.label_map import resized_argmax
 from rayseg.models.semantic.layers import ConvBNReLU, resize_like
 from rayseg.models.semantic.losses import head_losses
 
@@ -77,11 +78,15 @@ class SegFormer(SemanticNetwork):
         self.linear_pred = nn.Conv2D(channels, num_classes, 1)
 
     def forward(self, x: paddle.Tensor) -> list[paddle.Tensor]:
+        return [resize_like(self._scores(x), x)]
+
+    def _scores(self, x: paddle.Tensor) -> paddle.Tensor:
+        """[N, C, H / 4, W / 4]."""
         maps = self.backbone(x)
         seen = [to_map(getattr(self, f"linear_c{stage}")(m), m.shape[2:]) for stage, m in enumerate(maps, 1)]
         coarsest_first = [resize_like(m, maps[0]) for m in reversed(seen)]
         fused = self.linear_fuse(paddle.concat(coarsest_first, axis=1))
-        return [resize_like(self.linear_pred(self.dropout(fused)), x)]
+        return self.linear_pred(self.dropout(fused))
 
     def loss(self, inputs: paddle.Tensor, targets: paddle.Tensor) -> dict[str, paddle.Tensor]:
         """Cross-entropy: `loss_0`, and `loss`, which is the same."""
@@ -140,8 +145,14 @@ class _Deployed(SemanticNetwork):
         self.coarser = nn.LayerList(coarser)
 
     def forward(self, x: paddle.Tensor) -> list[paddle.Tensor]:
+        return [resize_like(self._scores(x), x)]
+
+    def forward_lean(self, x: paddle.Tensor) -> paddle.Tensor:
+        return resized_argmax(self._scores(x), x)
+
+    def _scores(self, x: paddle.Tensor) -> paddle.Tensor:
         finest, *coarser = self.backbone(x)
         fused = self.finest(finest)
         for index, seen in enumerate(coarser):
             fused = fused + resize_like(self.coarser[index](seen), finest)
-        return [resize_like(self.linear_pred(F.relu(fused)), x)]
+        return self.linear_pred(F.relu(fused))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from rayseg.errors import ModelError
-from rayseg.predict.families import label_map, ppyoloe_seg, rcnn, solov2
+from rayseg.predict.families import label_map, mask_rtdetr, ppyoloe_seg, rcnn, solov2
 from rayseg.predict.families.family import Family
 from rayseg.predict.prepare import Prepared
 from rayseg.predict.raw import Raw
@@ -23,7 +23,9 @@ from rayseg.results import Result
 __all__ = ["FAMILIES", "Family", "finish", "identify", "split_outputs"]
 
 FAMILIES = {
-    (family.name, family.flavour): family for module in (label_map, ppyoloe_seg, rcnn, solov2) for family in (module.PADDLEX, module.LEAN)
+    (family.name, family.flavour): family
+    for module in (label_map, mask_rtdetr, ppyoloe_seg, rcnn, solov2)
+    for family in (module.PADDLEX, module.LEAN)
 }
 """(family, flavour) -> what we can finish."""
 

@@ -23,9 +23,7 @@ from rayseg.results import Instances
 from rayseg.rle import Rle
 
 
-def split_lean(
-    spec: ModelSpec, outputs: Sequence[np.ndarray], batch: Sequence[Prepared], min_score: float
-) -> list[Arrays]:
+def split_lean(spec: ModelSpec, outputs: Sequence[np.ndarray], batch: Sequence[Prepared], min_score: float) -> list[Arrays]:
     """The rows that are kept, each with the part of its coarse mask that its box needs.
 
     The prototypes of an image take 13 MB; what is kept of them here takes at most 0.1 MB an object.

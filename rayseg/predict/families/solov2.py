@@ -23,9 +23,7 @@ from rayseg.predict.spec import ModelSpec
 from rayseg.results import Instances
 
 
-def split_paddlex(
-    spec: ModelSpec, outputs: Sequence[np.ndarray], batch: Sequence[Prepared], min_score: float
-) -> list[Arrays]:
+def split_paddlex(spec: ModelSpec, outputs: Sequence[np.ndarray], batch: Sequence[Prepared], min_score: float) -> list[Arrays]:
     """The objects of the one image, without the made-up ones of score 0 that every such program appends.
 
     The program computes the width of its masks with the factor of the height, so it may differ from the image's by a
@@ -48,7 +46,7 @@ def split_paddlex(
         windows.append(extent(mask))
         bits.append(np.packbits(mask[windows[-1].slices]))
     edges = np.asarray([(w.x0, w.y0, w.x1, w.y1) for w in windows], dtype=np.int64).reshape(-1, 4)
-    head = np.stack([classes[keep], scores[keep]], axis=1).astype(np.float32)
+    head = np.stack([classes[keep], _at_most_one(scores[keep])], axis=1).astype(np.float32)
     bbox = np.concatenate([head, edges.astype(np.float32)], axis=1)
     return [{"bbox": bbox, "windows": edges, "bits": np.concatenate(bits)}]
 
@@ -58,9 +56,7 @@ def finish_paddlex(spec: ModelSpec, raw: Raw, threshold: float) -> Instances:
     return finish_full_masks(spec, raw, float(np.nextafter(np.float32(threshold), np.float32(-1))))
 
 
-def split_lean(
-    spec: ModelSpec, outputs: Sequence[np.ndarray], batch: Sequence[Prepared], min_score: float
-) -> list[Arrays]:
+def split_lean(spec: ModelSpec, outputs: Sequence[np.ndarray], batch: Sequence[Prepared], min_score: float) -> list[Arrays]:
     """The rows that are kept, each with the part of its soft mask that matters.
 
     Returns:
@@ -71,8 +67,7 @@ def split_lean(
     rows, counts, masks = outputs
     if len(counts) != len(batch) or counts.min() < 0 or counts.sum() != len(rows) or len(masks) != len(rows):
         raise BackendError(
-            f"{spec.name} gave {len(rows)} objects and {len(masks)} masks counted as {counts.tolist()} for "
-            f"{len(batch)} images"
+            f"{spec.name} gave {len(rows)} objects and {len(masks)} masks counted as {counts.tolist()} for {len(batch)} images"
         )
     found: list[Arrays] = []
     start = 0
@@ -82,7 +77,7 @@ def split_lean(
         edges = [(w.x0, w.y0, w.x1, w.y1) for w in (part.window for part in parts)]
         found.append(
             {
-                "rows": rows[keep],
+                "rows": np.stack([rows[keep, 0], _at_most_one(rows[keep, 1])], axis=1),
                 "windows": np.asarray(edges, dtype=np.int64).reshape(-1, 4),
                 "soft": np.concatenate([np.empty(0, np.float32), *(part.soft.ravel() for part in parts)]),
             }
@@ -107,14 +102,17 @@ def finish_lean(spec: ModelSpec, raw: Raw, threshold: float) -> Instances:
             masks.append(mask)
     class_ids = rows[kept, 0].astype(np.int32)
     check_classes(spec, class_ids)
-    return Instances(
-        raw.original, np.asarray(boxes, dtype=np.float32).reshape(-1, 4), rows[kept, 1], class_ids, tuple(masks)
-    )
+    return Instances(raw.original, np.asarray(boxes, dtype=np.float32).reshape(-1, 4), rows[kept, 1], class_ids, tuple(masks))
 
 
 def _kept(scores: np.ndarray, threshold: float) -> np.ndarray:
     """Index of the scores that are not below the threshold; 0 is that of a made-up object."""
     return np.flatnonzero((scores >= np.float32(threshold)) & (scores > 0))
+
+
+def _at_most_one(scores: np.ndarray) -> np.ndarray:
+    """Scores are multiplied with a mean of probabilities, which may exceed 1 by a last bit."""
+    return np.minimum(scores, 1)
 
 
 PADDLEX = Family(
