@@ -1,0 +1,107 @@
+"""`ray job submit` of jobs/segment.py against a cluster of its own: the exit status is the job's, submitting again resumes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rayseg.pipeline.storage import Store
+from rayseg.pipeline.verify import verify
+from tests.faults.drivers import ROOT, environment
+from tests.pipeline.jobs import archive
+
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(900)]
+RAY = [sys.executable, "-m", "ray.scripts.scripts"]
+MODEL = "fake:instance?raise_on=1,2,3"
+
+
+@pytest.fixture(scope="module")
+def dashboard(tmp_path_factory) -> Iterator[str]:
+    """Address of the dashboard of a head started as `ray start` does, in a process group of its own."""
+    ports = _free_ports(5)
+    names = ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port", "dashboard-agent-grpc-port")
+    command = [*RAY, "start", "--head", "--block", "--num-cpus=3", "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]
+    command += [f"--{name}={port}" for name, port in zip(names, ports, strict=True)]
+    command += [f"--temp-dir={tmp_path_factory.mktemp('ray')}", "--object-store-memory=200000000", "--disable-usage-stats"]
+    head = subprocess.Popen(
+        command, env=environment(), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    address = f"http://127.0.0.1:{ports[1]}"
+    try:
+        _wait_until_it_takes_jobs(address, head)
+        yield address
+    finally:
+        os.killpg(head.pid, signal.SIGTERM)
+        try:
+            head.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            os.killpg(head.pid, signal.SIGKILL)
+            head.wait()
+
+
+def test_the_status_of_a_submitted_job_is_that_of_its_results_and_submitting_again_resumes(dashboard, tmp_path):
+    images, out = archive(tmp_path / "in", 24), tmp_path / "out"
+    arguments = [str(images), str(out), "--model", MODEL, "--chunk-images", "4", "--predictors", "1", "--no-report"]
+    status, said = submit(dashboard, arguments)
+    assert status == 0, said
+    found = verify(Store(str(out)))
+    assert found.ok and found.planned == 24
+    before = sorted(os.listdir(out / "images"))
+
+    status, said = submit(dashboard, arguments)
+    assert status == 0 and "24 ok" in said, said
+    assert sorted(os.listdir(out / "images")) == before
+
+    (images / "part-0" / "broken.png").write_bytes(b"no image")
+    status, said = submit(dashboard, [*arguments[:1], str(tmp_path / "other"), *arguments[2:], "--max-failures", "0"])
+    assert status != 0 and "--max-failures" in said, said
+
+
+def submit(dashboard: str, arguments: list[str]) -> tuple[int, str]:
+    """(exit status, what it said) of `ray job submit -- python jobs/segment.py ...`."""
+    excluded = json.dumps({"excludes": [".git", "demo", ".venv", "demo-out"]})
+    command = [*RAY, "job", "submit", "--address", dashboard, "--working-dir", str(ROOT), "--runtime-env-json", excluded]
+    done = subprocess.run(
+        [*command, "--", sys.executable, "jobs/segment.py", *arguments],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def _wait_until_it_takes_jobs(address: str, head: subprocess.Popen, *, patience_s: float = 180) -> None:
+    end = time.monotonic() + patience_s
+    while True:
+        assert head.poll() is None, f"`ray start` ended with {head.returncode}"
+        try:
+            with urllib.request.urlopen(f"{address}/api/jobs/", timeout=5) as response:
+                if response.status == 200:
+                    return
+        except (urllib.error.URLError, OSError):
+            pass
+        assert time.monotonic() < end, f"no dashboard at {address} after {patience_s:g} s"
+        time.sleep(0.5)
