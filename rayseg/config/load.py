@@ -136,9 +136,9 @@ def _convert(value: Any, wanted: Any, where: str) -> Any:
             return dict(value)
         raise ConfigError(f"{where}: expected a mapping, got {value!r}")
     if origin is tuple:
-        if isinstance(value, (list, tuple)):
-            return tuple(_convert(v, typing.get_args(wanted)[0], where) for v in value)
-        raise ConfigError(f"{where}: expected a list, got {value!r}")
+        return _convert_tuple(value, typing.get_args(wanted), where)
+    if dataclasses.is_dataclass(wanted):
+        return _convert_dataclass(value, wanted, where)
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if wanted is str and isinstance(value, int) and not isinstance(value, bool):
@@ -146,6 +146,25 @@ def _convert(value: Any, wanted: Any, where: str) -> Any:
     if isinstance(value, bool) != (wanted is bool) or not isinstance(value, wanted):
         raise ConfigError(f"{where}: expected {getattr(wanted, '__name__', wanted)}, got {value!r}")
     return value
+
+
+def _convert_tuple(value: Any, kinds: tuple[Any, ...], where: str) -> tuple[Any, ...]:
+    """`tuple[int, ...]` takes a list of any length, `tuple[int, int]` one of two."""
+    if not isinstance(value, (list, tuple)):
+        raise ConfigError(f"{where}: expected a list, got {value!r}")
+    if kinds[-1] is Ellipsis:
+        return tuple(_convert(v, kinds[0], where) for v in value)
+    if len(value) != len(kinds):
+        raise ConfigError(f"{where}: expected a list of {len(kinds)}, got {value!r}")
+    return tuple(_convert(v, kind, where) for v, kind in zip(value, kinds, strict=True))
+
+
+def _convert_dataclass(value: Any, wanted: Any, where: str) -> Any:
+    if isinstance(value, wanted):
+        return value
+    if isinstance(value, Mapping):
+        return build(wanted, value, where=where)
+    raise ConfigError(f"{where}: expected a mapping, got {value!r}")
 
 
 def _convert_union(value: Any, options: tuple[Any, ...], where: str) -> Any:

@@ -1,23 +1,23 @@
 """COCO instance annotations -> `Sample`s.
 
-Masks may be polygons, uncompressed or compressed RLE. Crowd regions (`iscrowd` 1) cover many objects with one mask:
-they are no training targets, but stay in `ground_truth` for the metric to ignore. The whole file is checked when it is
-opened, so that a bad annotation stops a run before its first epoch and not in the middle of it. The metric itself lives
-in metrics/mask_ap.py.
+Masks may be polygons, uncompressed or compressed RLE (coco_masks.py). Crowd regions (`iscrowd` 1) cover many objects with
+one mask: they are no training targets, but stay in `ground_truth` for the metric to ignore. The whole file is checked when
+it is opened, so that a bad annotation stops a run before its first epoch and not in the middle of it; check_coco.py lists
+all that is wrong instead. The metric lives in metrics/mask_ap.py.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
-from rayseg.datasets.sample import Patch, Sample, tight_patch
+from rayseg.datasets.coco_masks import check_segmentation, read_mask
+from rayseg.datasets.files import Reader, join, read_json, read_local
+from rayseg.datasets.sample import Sample
 from rayseg.errors import DatasetError, ImageError
 from rayseg.geometry import Size
 from rayseg.images import decode
@@ -25,39 +25,65 @@ from rayseg.images import decode
 
 @dataclass(frozen=True)
 class CocoImage:
-    """One entry of `images` with the objects that are training targets."""
+    """One entry of `images` with the objects that are training targets.
 
-    image_id: int
-    path: Path
+    Attributes:
+        image_id: of the file.
+        uri: path or URL of the image.
+        size: as annotated.
+        annotations: those of this image, without crowds.
+    """
+
+    image_id: int | str
+    uri: str
     size: Size
     annotations: tuple[dict[str, Any], ...]
+
+    @property
+    def path(self) -> Path:
+        """The image as a path; of a local data set only."""
+        return Path(self.uri)
 
 
 class CocoInstances:
     """A COCO annotation file and the folder of its images. Length, index and iteration are over images, in file order.
 
     Attributes:
-        labels: class names in the order of `categories` in the file, the order PaddleX gives class ids in.
+        labels: class names; the order of `categories` in the file, which is the order PaddleX gives class ids in.
         category_ids: COCO's category id of each class index.
+        class_of: category id -> class index.
         ground_truth: the parsed file.
         images: what was found, without pixels.
     """
 
-    def __init__(self, annotations: Path | str, images: Path | str) -> None:
+    def __init__(
+        self, annotations: Path | str, images: Path | str, *, like: CocoInstances | None = None, read: Reader = read_local
+    ) -> None:
         """Read and check an annotation file.
 
+        Args:
+            annotations: path or URL of the file.
+            images: folder or URL that `file_name`s are relative to; an absolute `file_name` or a URL stands for itself.
+            like: take the class order of this set. A validation file may list its categories in another order than the
+                training file, and a network has only one.
+            read: reads files, also images.
+
         Raises:
-            DatasetError: the file is no COCO instance file, refers to something missing, or holds a mask that cannot
-                be read.
+            DatasetError: the file is no COCO instance file, refers to something missing, holds a mask that cannot be read,
+                or has other categories than `like`.
         """
-        self._file = Path(annotations)
-        self.ground_truth = _parse(self._file)
-        self.labels = tuple(str(category["name"]) for category in self.ground_truth["categories"])
-        self.category_ids = tuple(int(category["id"]) for category in self.ground_truth["categories"])
-        self._class_of = {category_id: index for index, category_id in enumerate(self.category_ids)}
-        if len(self._class_of) != len(self.category_ids):
-            raise DatasetError(f"{self._file}: two categories share an id; ids found: {self.category_ids}")
-        self.images = self._index(Path(images))
+        self._file, self._read = str(annotations), read
+        self.ground_truth = parse(read_json(annotations, read), self._file)
+        categories = {category["id"]: str(category["name"]) for category in self.ground_truth["categories"]}
+        if len(categories) != len(self.ground_truth["categories"]):
+            ids = tuple(category["id"] for category in self.ground_truth["categories"])
+            raise DatasetError(f"{self._file}: two categories share an id; ids found: {ids}. Number them anew")
+        if like is not None:
+            categories = self._in_order_of(like, categories)
+        self.labels = tuple(categories.values())
+        self.category_ids = tuple(categories)
+        self.class_of = {category_id: index for index, category_id in enumerate(self.category_ids)}
+        self.images = self._index(str(images))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -66,120 +92,134 @@ class CocoInstances:
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> Sample:
-        """Decode one image and its masks.
+        """Decode one image and its masks; see `load_sample`."""
+        return load_sample(self.images[index], self.class_of, read=self._read)
 
-        Raises:
-            DatasetError: the image is missing, unreadable or of another size than the annotations say.
-        """
-        entry = self.images[index]
-        image = _read_image(entry)
-        found = [(read_mask(a, entry.size), self._class_of[a["category_id"]]) for a in entry.annotations]
-        kept = [(patch, class_index) for patch, class_index in found if patch is not None]
-        classes = np.asarray([class_index for _, class_index in kept], dtype=np.int64)
-        return Sample(image, tuple(patch for patch, _ in kept), classes, entry.path.name)
+    def _in_order_of(self, like: CocoInstances, found: Mapping[Any, str]) -> dict[Any, str]:
+        wanted = dict(zip(like.category_ids, like.labels, strict=True))
+        if wanted != found:
+            odd = sorted(f"{key}: {name}" for key, name in wanted.items() ^ found.items())
+            raise DatasetError(
+                f"{self._file}: its categories differ from those of {like._file} in {', '.join(odd[:6])}"
+                f"{' ...' if len(odd) > 6 else ''}; both files must list the same ids with the same names"
+            )
+        return wanted
 
-    def _index(self, folder: Path) -> tuple[CocoImage, ...]:
-        sizes = {int(i["id"]): Size(int(i["height"]), int(i["width"])) for i in self.ground_truth["images"]}
-        if len(sizes) != len(self.ground_truth["images"]):
+    def _index(self, folder: str) -> tuple[CocoImage, ...]:
+        entries = self.ground_truth["images"]
+        sizes = {i["id"]: Size(int(i["height"]), int(i["width"])) for i in entries}
+        if len(sizes) != len(entries):
             raise DatasetError(f"{self._file}: two images share an id; number them anew")
-        targets: dict[int, list[dict[str, Any]]] = {image_id: [] for image_id in sizes}
+        targets: dict[Any, list[dict[str, Any]]] = {image_id: [] for image_id in sizes}
         for annotation in self.ground_truth["annotations"]:
             self._check(annotation, sizes)
             if not annotation.get("iscrowd", 0):
                 targets[annotation["image_id"]].append(annotation)
-        return tuple(
-            CocoImage(int(i["id"]), folder / i["file_name"], sizes[int(i["id"])], tuple(targets[int(i["id"])]))
-            for i in self.ground_truth["images"]
-        )
+        return tuple(CocoImage(i["id"], join(folder, i["file_name"]), sizes[i["id"]], tuple(targets[i["id"]])) for i in entries)
 
-    def _check(self, annotation: dict[str, Any], sizes: dict[int, Size]) -> None:
+    def _check(self, annotation: dict[str, Any], sizes: dict[Any, Size]) -> None:
         where = f"{self._file}: annotation {annotation.get('id')!r}"
-        missing = {"image_id", "category_id", "segmentation"} - annotation.keys()
-        if missing:
-            raise DatasetError(f"{where} lacks {', '.join(sorted(missing))}; instance annotations need a mask and a class")
-        if annotation["image_id"] not in sizes:
-            raise DatasetError(f"{where} belongs to image {annotation['image_id']!r}, which `images` does not list")
-        if annotation["category_id"] not in self._class_of:
-            raise DatasetError(
-                f"{where} has category {annotation['category_id']!r}; `categories` lists {list(self.category_ids)}"
-            )
+        problem = reference_problem(annotation, sizes, self.category_ids)
+        if problem:
+            raise DatasetError(f"{where} {problem}")
         try:
-            _check_segmentation(annotation["segmentation"], sizes[annotation["image_id"]])
+            check_segmentation(annotation["segmentation"], sizes[annotation["image_id"]])
         except DatasetError as error:
             raise DatasetError(f"{where}: {error}") from None
 
 
-def read_mask(annotation: dict[str, Any], size: Size) -> Patch | None:
-    """The mask of one annotation.
+def load_sample(entry: CocoImage, class_of: Mapping[Any, int], *, read: Reader = read_local) -> Sample:
+    """Decode one image and its masks.
 
     Args:
-        annotation: with `segmentation` as COCO allows it: a list of polygons [x0, y0, x1, y1, ...], or {size, counts}
-            with counts as a list of runs or as a compressed string.
-        size: of the image.
-
-    Returns:
-        None when no pixel is covered, as for a polygon thinner than a pixel.
+        entry: one of `CocoInstances.images`.
+        class_of: category id -> class index.
 
     Raises:
-        DatasetError: the segmentation has another form or size.
+        DatasetError: the image is missing, unreadable or of another size than the annotations say.
     """
-    segmentation = annotation["segmentation"]
-    _check_segmentation(segmentation, size)
-    if isinstance(segmentation, list):
-        encoded = coco_mask.merge(coco_mask.frPyObjects(segmentation, *size.hw))
-    elif isinstance(segmentation["counts"], list):
-        encoded = coco_mask.frPyObjects(segmentation, *size.hw)
-    else:
-        encoded = segmentation
-    return tight_patch(coco_mask.decode(encoded))
+    image = _read_image(entry, read)
+    found = [(read_mask(a, entry.size), class_of[a["category_id"]]) for a in entry.annotations]
+    kept = [(patch, class_index) for patch, class_index in found if patch is not None]
+    classes = np.asarray([class_index for _, class_index in kept], dtype=np.int64)
+    return Sample(image, tuple(patch for patch, _ in kept), classes, entry.uri.rpartition("/")[2])
 
 
-def _check_segmentation(segmentation: Any, size: Size) -> None:
-    if isinstance(segmentation, list):
-        for polygon in segmentation:
-            if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-                raise DatasetError(f"a polygon is a list of at least three x, y pairs, got {str(polygon)[:60]}")
-        if not segmentation:
-            raise DatasetError("the list of polygons is empty; delete the annotation or give it a mask")
-    elif isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys():
-        if list(segmentation["size"]) != list(size.hw):
-            raise DatasetError(f"RLE of size {segmentation['size']} in an image of [height, width] {list(size.hw)}")
-        if isinstance(segmentation["counts"], list) and sum(segmentation["counts"]) != size.pixels:
-            raise DatasetError(f"RLE runs add up to {sum(segmentation['counts'])} pixels, the image has {size.pixels}")
-    else:
-        raise DatasetError(f"segmentation is neither polygons nor RLE: {str(segmentation)[:60]}")
+def parse(content: Any, file: str) -> dict[str, Any]:
+    """Check that parsed JSON has the lists of a COCO instance file and that images and categories have their keys.
 
-
-def _parse(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DatasetError(f"{file}: no such annotation file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{file}: not JSON ({error}); COCO annotations are one JSON object") from None
+    Raises:
+        DatasetError: it has not.
+    """
     parts = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(part), list) for part in parts):
         raise DatasetError(f"{file}: not a COCO instance file: it needs the lists images, annotations and categories")
-    for part, keys in (("images", ("id", "file_name", "height", "width")), ("categories", ("id", "name"))):
+    for part, keys in (("images", ("id", "file_name", "height", "width")), ("categories", ("id", "name")), ("annotations", ())):
         for entry in content[part]:
+            if not isinstance(entry, dict):
+                raise DatasetError(f"{file}: an entry of {part} is no JSON object: {str(entry)[:80]}; delete or mend it")
             missing = [key for key in keys if key not in entry]
             if missing:
                 raise DatasetError(f"{file}: an entry of {part} lacks {', '.join(missing)}: {str(entry)[:80]}")
+    for entry in content["images"]:
+        _check_image_entry(entry, file)
+    for entry in content["categories"]:
+        if not _is_id(entry["id"]):
+            raise DatasetError(f"{file}: category id {entry['id']!r} is neither a whole number nor a string; number them anew")
     if not content["images"] or not content["categories"]:
         raise DatasetError(f"{file}: lists no {'images' if content['categories'] else 'categories'}; nothing to learn from")
     return content
 
 
-def _read_image(entry: CocoImage) -> np.ndarray:
+def reference_problem(annotation: Mapping[str, Any], sizes: Mapping[Any, Size], category_ids: Collection[Any]) -> str | None:
+    """What keeps an annotation from naming one image, one class and a mask; None where it names them."""
+    has_mask = annotation.get("segmentation") not in (None, [], {}, "")
+    if not has_mask and "bbox" in annotation:
+        return (
+            "has a box but no mask; instance segmentation cannot learn an outline from a box: draw it, delete the annotation, "
+            "or let a model propose masks and correct them"
+        )
+    missing = {"image_id", "category_id", "segmentation"} - annotation.keys()
+    if missing:
+        return f"lacks {', '.join(sorted(missing))}; instance annotations need a mask and a class"
+    if not _is_id(annotation["image_id"]) or annotation["image_id"] not in sizes:
+        return f"belongs to image {annotation['image_id']!r}, which `images` does not list; delete it or add the image"
+    if not _is_id(annotation["category_id"]) or annotation["category_id"] not in category_ids:
+        return (
+            f"has category {annotation['category_id']!r}; `categories` lists {str(list(category_ids))[:200]}: "
+            "add the category or correct the annotation"
+        )
+    return None
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, (int, str)) and not isinstance(value, bool)
+
+
+def _check_image_entry(entry: Mapping[str, Any], file: str) -> None:
+    where = f"{file}: image {entry['id']!r}"
+    if not _is_id(entry["id"]):
+        raise DatasetError(f"{where}: an id is a whole number or a string; number the images anew")
+    if not isinstance(entry["file_name"], str) or not entry["file_name"]:
+        raise DatasetError(f"{where}: file_name is {entry['file_name']!r}; it names the image, relative to the folder of images")
+    for side in ("height", "width"):
+        value = entry[side]
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or not 1 <= value < 1e9 or value % 1:
+            raise DatasetError(f"{where}: {side} is {value!r}; it is the image's, in whole pixels")
+
+
+def _read_image(entry: CocoImage, read: Reader) -> np.ndarray:
     try:
-        image = decode(entry.path.read_bytes())
+        image = decode(read(entry.uri))
     except FileNotFoundError:
-        raise DatasetError(f"{entry.path}: image {entry.image_id} of the annotations is not there") from None
+        raise DatasetError(f"{entry.uri}: image {entry.image_id} of the annotations is not there") from None
+    except OSError as error:
+        raise DatasetError(f"{entry.uri}: cannot be read: {error}") from error
     except ImageError as error:
-        raise DatasetError(f"{entry.path}: cannot be decoded: {error}") from error
+        raise DatasetError(f"{entry.uri}: cannot be decoded: {error}") from error
     if image.shape[:2] != entry.size.hw:
         raise DatasetError(
-            f"{entry.path}: has [height, width] {list(image.shape[:2])}, the annotations say {list(entry.size.hw)}; "
+            f"{entry.uri}: has [height, width] {list(image.shape[:2])}, the annotations say {list(entry.size.hw)}; "
             "was the image resized or rotated after it was annotated?"
         )
     return image

@@ -1,4 +1,4 @@
-"""One annotated image: pixels, and for every object its class and its mask.
+"""One annotated image: pixels, and for every object its class and its mask, or for every pixel its class.
 
 A mask is kept as the pixels inside its tight window, so that an image with hundreds of objects costs the sum of their
 windows rather than objects x height x width. The box of an object is that window: mask and box cannot disagree. Reading
@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from rayseg.geometry import Size, Window
+
+IGNORE = 255
+"""In a label map: a pixel that neither trains nor scores."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +72,34 @@ class Sample:
         for canvas, patch in zip(out, self.masks, strict=True):
             canvas[patch.window.slices] = patch.bits
         return out
+
+
+@dataclass(frozen=True, eq=False)
+class SemanticSample:
+    """One image with a class for every pixel.
+
+    Attributes:
+        image: uint8 (H, W, 3), RGB.
+        labels: uint8 (H, W), class ids from 0; 255 (IGNORE) where there is no truth.
+        name: what to call the image in messages and results.
+    """
+
+    image: np.ndarray
+    labels: np.ndarray
+    name: str
+
+    def __post_init__(self) -> None:
+        if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8:
+            raise ValueError(f"{self.name}: an image is uint8 (H, W, 3), got {self.image.dtype} {self.image.shape}")
+        if self.labels.shape != self.image.shape[:2] or self.labels.dtype != np.uint8:
+            raise ValueError(
+                f"{self.name}: labels are uint8 of the image's {self.image.shape[:2]}, got {self.labels.dtype} {self.labels.shape}"
+            )
+
+    @property
+    def size(self) -> Size:
+        """Of the image."""
+        return Size(*self.image.shape[:2])
 
 
 def tight_patch(mask: np.ndarray, *, x0: int = 0, y0: int = 0) -> Patch | None:

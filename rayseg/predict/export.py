@@ -104,7 +104,7 @@ def _describe_instance(
         "min_subgraph_size": network.min_subgraph_size,
         "mask": True,
         "Preprocess": _instance_steps(preprocess),
-        **_own_block(network.family, flavour),
+        **_own_block(network, flavour),
     }
     return layer, spec, config
 
@@ -159,15 +159,17 @@ def _describe_semantic(
             "output_op": "argmax",
             "output_dtype": "int32" if flavour == "paddlex" or network.num_classes > 256 else "uint8",
         },
-        **_own_block(network.family, flavour),
+        **_own_block(network, flavour),
     }
     layer, spec = network.program(flavour, size)
     return layer, spec, config
 
 
-def _own_block(family: str, flavour: Flavour) -> dict[str, Any]:
+def _own_block(network: Network, flavour: Flavour) -> dict[str, Any]:
     """A paddlex export needs no words of ours."""
-    return {"rayseg": {"family": family, "flavour": flavour}} if flavour == "lean" else {}
+    if flavour == "paddlex":
+        return {}
+    return {"rayseg": {"family": network.family, "flavour": flavour, "num_classes": network.num_classes}}
 
 
 def _put_in_place(fresh: Path, out_dir: Path) -> None:

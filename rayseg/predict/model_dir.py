@@ -107,25 +107,33 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _read_task_config(
     family: Family, config: dict[str, Any], path: Path, program: Program
 ) -> tuple[tuple[Step, ...], tuple[str, ...], float]:
+    known = _num_classes(config, path, program)
     if family.task == "semantic":
         steps = read_semantic_steps(_get(config, "Deploy", "transforms"), f"{path}, Deploy.transforms")
-        return steps, _semantic_labels(config, path, program), 0.0
+        return steps, _semantic_labels(config, path, known), 0.0
     steps = read_instance_steps(config.get("Preprocess"), f"{path}, Preprocess")
     labels = _read_labels(config.get("label_list"), path)
-    _check_label_count(labels, path, program)
+    _check_label_count(labels, path, known)
     threshold = config.get("draw_threshold")
     if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
         raise ModelError(f"{path}: draw_threshold must be a number in [0, 1], got {threshold!r}")
     return steps, labels, float(threshold)
 
 
-def _semantic_labels(config: dict[str, Any], path: Path, program: Program) -> tuple[str, ...]:
+def _num_classes(config: dict[str, Any], path: Path, program: Program) -> int | None:
+    """As our own block says, else as the program tells; None where neither does."""
+    written = _get(config, "rayseg", "num_classes")
+    if written is not None and (not isinstance(written, int) or written < 1):
+        raise ModelError(f"{path}: rayseg.num_classes must be a number of classes, got {written!r}")
+    return written or program.num_classes
+
+
+def _semantic_labels(config: dict[str, Any], path: Path, num_classes: int | None) -> tuple[str, ...]:
     """Names from our own `label_list`; PaddleX stores none."""
     if config.get("label_list") is None:
-        count = program.num_classes or 256
-        return tuple(f"class_{i}" for i in range(count))
+        return tuple(f"class_{i}" for i in range(num_classes or 256))
     labels = _read_labels(config["label_list"], path)
-    _check_label_count(labels, path, program)
+    _check_label_count(labels, path, num_classes)
     return labels
 
 
@@ -138,10 +146,10 @@ def _read_labels(found: Any, path: Path) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _check_label_count(labels: tuple[str, ...], path: Path, program: Program) -> None:
-    if program.num_classes not in (None, len(labels)):
+def _check_label_count(labels: tuple[str, ...], path: Path, num_classes: int | None) -> None:
+    if num_classes not in (None, len(labels)):
         raise ModelError(
-            f"{path}: label_list has {len(labels)} names, the program tells {program.num_classes} classes apart; "
+            f"{path}: label_list has {len(labels)} names, the program tells {num_classes} classes apart; "
             "yml and program belong to different models"
         )
 

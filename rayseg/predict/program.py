@@ -78,7 +78,7 @@ def _summarise(operators: list[dict[str, Any]]) -> Program:
         elif kind == "fetch":
             outputs[_attribute(operator, "col")] = types[operator["I"][0]["%"]]
         elif kind == "multiclass_nms3":
-            classes = _known_dim(types[operator["I"][1]["%"]])
+            classes = _known_dim(types[operator["I"][1]["%"]], least_rank=2)
         elif kind == "argmax" and classes is None:
             classes = _known_dim(types[operator["I"][0]["%"]])
     parameters = sum(operator["#"] == "p" for operator in operators)
@@ -104,8 +104,9 @@ def _attribute(operator: dict[str, Any], name: str) -> Any:
     return next(a["AT"]["D"] for a in operator["A"] if a["N"] == name)
 
 
-def _known_dim(tensor: Tensor) -> int | None:
-    return tensor.shape[1] if len(tensor.shape) >= 3 and tensor.shape[1] > 0 else None
+def _known_dim(tensor: Tensor, *, least_rank: int = 3) -> int | None:
+    """Length of the axis of classes: (N, C, ...), and for the scores of R-CNN (rows, C)."""
+    return tensor.shape[1] if len(tensor.shape) >= least_rank and tensor.shape[1] > 0 else None
 
 
 def _read_legacy(path: Path) -> Program:
@@ -124,7 +125,7 @@ def _read_legacy(path: Path) -> Program:
         elif operator.type() == "fetch":
             outputs.append(_legacy_tensor(block, operator.input("X")[0]))
         elif operator.type() == "multiclass_nms3":
-            classes = _known_dim(_legacy_tensor(block, operator.input("Scores")[0]))
+            classes = _known_dim(_legacy_tensor(block, operator.input("Scores")[0]), least_rank=2)
         elif operator.type() == "arg_max" and classes is None:
             classes = _known_dim(_legacy_tensor(block, operator.input("X")[0]))
     return Program(inputs, tuple(outputs), classes, None)

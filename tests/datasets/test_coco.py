@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from rayseg.datasets.coco import CocoInstances, read_mask
+from rayseg.datasets.coco import CocoInstances
+from rayseg.datasets.coco_masks import read_mask
 from rayseg.errors import DatasetError
 from rayseg.geometry import Size
 

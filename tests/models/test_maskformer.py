@@ -32,7 +32,6 @@ from tests.models.semantic_contract import (
     _watch,
     _without_dropout,
     noise,
-    two_pictures,
 )
 
 FIRST_LAYER = "seghead.predictor.transformer.decoder.decoder_list.0"
@@ -47,7 +46,6 @@ class MaskFormerReference(Reference):
 class TestMaskFormer(SemanticContract):
     models: ClassVar = {"MaskFormer_tiny": build_maskformer_tiny, "MaskFormer_small": build_maskformer_small}
     published_classes = 150
-    overfit_hw = (64, 64)
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -141,27 +139,31 @@ class TestMaskFormer(SemanticContract):
 
     @pytest.mark.slow
     def test_two_images_are_learnt_by_heart(self):
-        images, labels = (paddle.to_tensor(array) for array in two_pictures(*self.overfit_hw))
+        steps = 40
+        images, labels = (paddle.to_tensor(array) for array in two_pictures_of_blocks())
         paddle.seed(0)
-        network = self.build(NUM_CLASSES)
+        network = _quiet(self.build(NUM_CLASSES))
         network.train()
-        schedule = paddle.optimizer.lr.CosineAnnealingDecay(3e-4, T_max=60)
-        warm = paddle.optimizer.lr.LinearWarmup(schedule, warmup_steps=8, start_lr=0.0, end_lr=3e-4)
-        optimizer = paddle.optimizer.AdamW(warm, parameters=network.parameters(), weight_decay=0.01)
+        schedule = paddle.optimizer.lr.CosineAnnealingDecay(2e-4, T_max=steps)
+        schedule = paddle.optimizer.lr.LinearWarmup(schedule, warmup_steps=5, start_lr=0.0, end_lr=2e-4)
+        # Clipped as in the published recipe: without it the loss jumps, and needs twice the steps.
+        optimizer = paddle.optimizer.AdamW(
+            schedule, parameters=network.parameters(), weight_decay=0.01, grad_clip=nn.ClipGradByNorm(0.01)
+        )
         history = []
-        for _ in range(60):
+        for _ in range(steps):
             loss = network.loss(images, labels)["loss"]
             loss.backward()
             optimizer.step()
             optimizer.clear_grad()
-            warm.step()
+            schedule.step()
             history.append(float(loss))
         network.eval()
         with paddle.no_grad():
             predicted = network.forward_lean(images).numpy()
         scores = ConfusionMatrix.of(predicted, labels.numpy(), num_classes=NUM_CLASSES).scores()
         assert scores.miou > 0.9, scores
-        assert history[-1] < history[0] / 5, history
+        assert history[-1] < history[0] / 20, history
 
 
 @pytest.mark.parametrize("size", [(14, 21), (16, 20), (7, 7), (1, 3), (8, 29)])
@@ -283,6 +285,19 @@ def test_more_classes_than_a_byte_holds_give_wider_labels():
     network.eval()
     with paddle.no_grad():
         assert network.forward_lean(paddle.to_tensor(noise(1, 8, 8))).dtype == paddle.int32
+
+
+def two_pictures_of_blocks() -> tuple[np.ndarray, np.ndarray]:
+    """float32 [2, 3, 64, 64] and labels uint8: two rectangles each, on the grid of the masks, with an unlabelled rim."""
+    rng = np.random.default_rng(0)
+    labels = np.zeros((2, 64, 64), dtype="uint8")
+    for image, first in enumerate((1, 3)):
+        labels[image, 8:40, 4:28] = first
+        labels[image, 24:60, 36:60] = first + 1
+    colours = rng.uniform(-1, 1, (NUM_CLASSES, 3))
+    images = colours[labels].transpose(0, 3, 1, 2) + rng.normal(0, 0.2, (2, 3, 64, 64))
+    labels[:, :2] = IGNORE
+    return images.astype("float32"), labels
 
 
 def _quiet(network: nn.Layer) -> nn.Layer:

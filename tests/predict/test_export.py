@@ -47,7 +47,7 @@ def test_a_semantic_yml_has_the_keys_of_paddlex(model_dirs):
 
 def test_a_lean_yml_names_its_flavour(model_dirs):
     config = yaml.safe_load((model_dirs["instance", "lean"] / "inference.yml").read_text())
-    assert config["rayseg"] == {"family": "ppyoloe_seg", "flavour": "lean"}
+    assert config["rayseg"] == {"family": "ppyoloe_seg", "flavour": "lean", "num_classes": len(LABELS)}
 
 
 def test_exporting_leaves_the_network_as_it_was(semantic_network, tmp_path):

@@ -19,7 +19,7 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from rayseg.geometry import Size
-from rayseg.models.backbones.swin import Length, SwinTransformer, swin_small, swin_tiny
+from rayseg.models.backbones.swin import SwinTransformer, swin_small, swin_tiny
 from rayseg.models.network import LABELS_IN_A_BYTE, Flavour, SemanticNetwork
 from rayseg.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from rayseg.models.semantic.maskformer_decoder import MaskFormerHead, QueryMasks
@@ -72,8 +72,9 @@ class MaskFormer(SemanticNetwork):
     def forward_lean(self, x: paddle.Tensor) -> paddle.Tensor:
         """Label map [N, H, W] in the smallest type that holds it; the argmax of `forward`, in little memory."""
         said = self._say(x)
-        # Not a loop that appends: exported, it gave one strip twice.
-        labels = paddle.concat([_label_strip(said, x, index) for index in range(STRIPS)], axis=1)[:, : x.shape[2]]
+        sources = _row_sources(said.masks, x)
+        strips = [_label_strip(said, x, *(values[index] for values in sources)) for index in range(STRIPS)]
+        labels = paddle.concat(strips, axis=1)[:, : x.shape[2]]
         return labels.astype("uint8") if self.num_classes <= LABELS_IN_A_BYTE else labels
 
     def loss(self, inputs: paddle.Tensor, targets: paddle.Tensor) -> dict[str, paddle.Tensor]:
@@ -109,27 +110,34 @@ def _class_scores(weights: paddle.Tensor, masks: paddle.Tensor) -> paddle.Tensor
     return scores.reshape([-1, weights.shape[1], masks.shape[2], masks.shape[3]])
 
 
-def _label_strip(said: QueryMasks, x: paddle.Tensor, index: int) -> paddle.Tensor:
-    """One of the strips into which the rows of `x` are cut; int32 [N, ceil(H / STRIPS), W]."""
-    rows = (x.shape[2] + STRIPS - 1) // STRIPS
-    masks = _upsampled_rows(said.masks, x, start=rows * index, count=rows)
-    masks = F.interpolate(masks, size=[rows, x.shape[3]], mode="bilinear", align_corners=False)
-    return paddle.argmax(_class_scores(_class_weights(said), masks), axis=1, dtype="int32")
+def _row_sources(masks: paddle.Tensor, x: paddle.Tensor) -> list[paddle.Tensor]:
+    """Where the rows of masks stretched to the height of `x` come from, strip by strip; rows below the last repeat it.
 
+    Bilinear with pixel centres at +0.5 as F.interpolate does it, in its order and in float32: other rounding would move
+    labels where two classes are nearly equal.
 
-def _upsampled_rows(masks: paddle.Tensor, x: paddle.Tensor, *, start: Length, count: Length) -> paddle.Tensor:
-    """Rows start to start + count of the masks stretched to the height of `x`; rows below the last repeat it.
-
-    Bilinear with pixel centres at +0.5 as F.interpolate does it, of which this is a piece, in its order and in float32: other
-    rounding would move labels where two classes are nearly equal.
+    Returns:
+        The row above and the row below (int64) and the share of the one below (float32), each [STRIPS, ceil(H / STRIPS)].
     """
     low, high = paddle.shape(masks)[2], paddle.shape(x)[2]
-    row = paddle.minimum((paddle.arange(count, dtype="int64") + start).astype("float32"), (high - 1).astype("float32"))
+    count = (x.shape[2] + STRIPS - 1) // STRIPS * STRIPS
+    row = paddle.minimum(paddle.arange(count, dtype="float32"), (high - 1).astype("float32"))
     ratio = low.astype("float32") / high.astype("float32")
     # Tensors and not numbers, `maximum` and not `clip`: see the note in swin.py.
     half, zero = paddle.full([1], 0.5), paddle.zeros([1])
     place = paddle.maximum(ratio * (row + half) - half, zero)
     above = place.astype("int64")
     below = paddle.minimum(above + 1, (low - 1).astype("int64"))
-    share = (place - above.astype("float32")).reshape([1, 1, -1, 1])
-    return paddle.index_select(masks, above, axis=2) * (1 - share) + paddle.index_select(masks, below, axis=2) * share
+    return [values.reshape([STRIPS, -1]) for values in (above, below, place - above.astype("float32"))]
+
+
+def _label_strip(
+    said: QueryMasks, x: paddle.Tensor, above: paddle.Tensor, below: paddle.Tensor, share: paddle.Tensor
+) -> paddle.Tensor:
+    """Some rows of the label map; int32 [N, rows, W]."""
+    share = share.reshape([1, 1, -1, 1])
+    masks = paddle.index_select(said.masks, above, axis=2) * (1 - share)
+    masks = masks + paddle.index_select(said.masks, below, axis=2) * share
+    # The height is read off the strip: exported, a number that had been multiplied elsewhere arrived here multiplied.
+    masks = F.interpolate(masks, size=[masks.shape[2], x.shape[3]], mode="bilinear", align_corners=False)
+    return paddle.argmax(_class_scores(_class_weights(said), masks), axis=1, dtype="int32")

@@ -14,6 +14,7 @@ from paddle import nn
 from rayseg.models.backbones.stdc import STDC, stdc1, stdc2
 from rayseg.models.network import SemanticNetwork
 from rayseg.models.preprocess import SEMANTIC
+from rayseg.models.semantic.label_map import resized_argmax
 from rayseg.models.semantic.layers import ConvBN, ConvBNReLU, resize_like
 from rayseg.models.semantic.losses import head_losses
 
@@ -72,7 +73,10 @@ class PPLiteSeg(SemanticNetwork):
         Returns:
             float32 [N, C, H, W] each: of all three heads (finest first) while training, else of the finest alone.
         """
-        return self._logits(x, num_heads=len(self.seg_heads) if self.training else 1)
+        return [resize_like(scores, x) for scores in self._scores(x, num_heads=len(self.seg_heads) if self.training else 1)]
+
+    def forward_lean(self, x: paddle.Tensor) -> paddle.Tensor:
+        return resized_argmax(self._scores(x, num_heads=1)[0], x)
 
     def loss(self, inputs: paddle.Tensor, targets: paddle.Tensor) -> dict[str, paddle.Tensor]:
         """Cross-entropy of every head, equally weighted.
@@ -84,14 +88,14 @@ class PPLiteSeg(SemanticNetwork):
         Returns:
             `loss_0` (stride 8, the head that predicts), `loss_1`, `loss_2`, and `loss`, their sum.
         """
-        heads = self._logits(inputs, num_heads=len(self.seg_heads))
+        heads = [resize_like(scores, inputs) for scores in self._scores(inputs, num_heads=len(self.seg_heads))]
         return head_losses(heads, targets, weights=(1.0,) * len(heads))
 
-    def _logits(self, x: paddle.Tensor, *, num_heads: int) -> list[paddle.Tensor]:
+    def _scores(self, x: paddle.Tensor, *, num_heads: int) -> list[paddle.Tensor]:
+        """Of the first heads, at strides 8, 16 and 32."""
         maps = self.ppseg_head(self.backbone(x)[2:])
         heads = list(self.seg_heads)[:num_heads]
-        logits = [head(maps[k]) for k, head in enumerate(heads)]
-        return [resize_like(scores, x) for scores in logits]
+        return [head(maps[k]) for k, head in enumerate(heads)]
 
 
 class _Decoder(nn.Layer):

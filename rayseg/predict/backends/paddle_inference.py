@@ -55,11 +55,12 @@ def plain_cpu(spec: ModelSpec, *, threads: int) -> PaddleInference:
 
 
 def onednn_cpu(spec: ModelSpec, *, threads: int) -> PaddleInference:
-    """oneDNN without the pass that breaks resizing."""
+    """oneDNN without the pass that breaks resizing, and without two that drop steps of integer arithmetic."""
     config = _config(spec)
     config.disable_gpu()
     config.enable_mkldnn()
-    config.delete_pass("onednn_placement_pass")
+    for broken in ("onednn_placement_pass", "operator_scale_onednn_fuse_pass", "elementwise_act_onednn_fuse_pass"):
+        config.delete_pass(broken)
     config.set_cpu_math_library_num_threads(threads)
     return PaddleInference("paddle-onednn", config, batches=False)
 
