@@ -112,6 +112,7 @@ _RCNN_INPUT = Preprocess(
 )
 _SOLO_INPUT = replace(_RCNN_INPUT, interpolation="linear", normalize_first=True)
 _SQUARE_640 = Preprocess(resize=Size(640, 640), mean=(0.0,) * 3, std=(1.0,) * 3, interpolation="cubic")
+_HALF_CITYSCAPES = Size(512, 1024)
 _SQUARE_512 = Preprocess(resize=Size(512, 512), mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 _RCNN = Recipe(
@@ -258,7 +259,7 @@ def _semantic(
     dataset: str = "Cityscapes val",
     num_classes: int = 19,
     preprocess: Preprocess = SEMANTIC,
-    typical: Size = Size(512, 1024),
+    typical: Size = _HALF_CITYSCAPES,
     backbone: bool = True,
 ) -> ZooModel:
     return ZooModel(

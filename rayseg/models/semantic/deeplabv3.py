@@ -15,6 +15,7 @@ from paddle import nn
 from rayseg.models.backbones.resnet_vd_dilated import DilatedResNetVd, resnet50_vd, resnet101_vd
 from rayseg.models.network import SemanticNetwork
 from rayseg.models.preprocess import SEMANTIC
+from rayseg.models.semantic.label_map import resized_argmax
 from rayseg.models.semantic.layers import ConvBN, ConvBNReLU, resize_like
 from rayseg.models.semantic.losses import head_losses
 
@@ -72,6 +73,9 @@ class DeepLabV3(SemanticNetwork):
             x: float32 [N, 3, H, W], RGB as (value / 255 - 0.5) / 0.5.
         """
         return [resize_like(self.head(self.backbone(x)), x)]
+
+    def forward_lean(self, x: paddle.Tensor) -> paddle.Tensor:
+        return resized_argmax(self.head(self.backbone(x)), x)
 
     def loss(self, inputs: paddle.Tensor, targets: paddle.Tensor) -> dict[str, paddle.Tensor]:
         """`loss_0` and `loss`, both the cross-entropy; see `SemanticNetwork.loss`."""

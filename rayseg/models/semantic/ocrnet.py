@@ -16,6 +16,7 @@ from paddle import nn
 from rayseg.models.backbones.hrnet import HRNet, hrnet_w18, hrnet_w48
 from rayseg.models.network import SemanticNetwork
 from rayseg.models.preprocess import SEMANTIC
+from rayseg.models.semantic.label_map import resized_argmax
 from rayseg.models.semantic.layers import ConvBNReLU, resize_like
 from rayseg.models.semantic.losses import head_losses
 
@@ -66,6 +67,9 @@ class OCRNet(SemanticNetwork):
         """
         heads = self.head(self.backbone(x))
         return [resize_like(logits, x) for logits in (heads if self.training else heads[:1])]
+
+    def forward_lean(self, x: paddle.Tensor) -> paddle.Tensor:
+        return resized_argmax(self.head(self.backbone(x))[0], x)
 
     def loss(self, inputs: paddle.Tensor, targets: paddle.Tensor) -> dict[str, paddle.Tensor]:
         """`loss_0` of the final logits, `loss_1` of the first guess, weighted, and `loss`, their sum.
