@@ -41,7 +41,8 @@ def main() -> None:
     parser.add_argument("--child", nargs=2, metavar=("MEASURE", "DIR"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        print(json.dumps(_measure(args.models, *args.child, threads=args.threads, repeats=args.repeats, reference=args.reference)))
+        options = {"threads": args.threads, "repeats": args.repeats, "reference": args.reference}
+        print(json.dumps(_measure(args.models, *args.child, **options)))
         return
     found: dict[str, dict[str, Any]] = {}
     for name in _names(args.models):

@@ -80,11 +80,6 @@ def weights_to_start_from(row: ZooModel) -> str:
     return chosen or "scratch"
 
 
-def warmup_to_start_with(row: ZooModel) -> int:
-    """Steps; recipes tell a share of a run that was a hundred times as long as fine-tuning is."""
-    return 100 if row.recipe.schedule.warmup else 0
-
-
 def _training(settings: Settings, row: ZooModel) -> dict[str, Any]:
     start, recipe = STARTS[row.family], row.recipe
     length = settings.train.epochs_iters or start.length

@@ -11,8 +11,9 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-import tempfile
+import uuid
 from collections import Counter, OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -201,22 +202,26 @@ def _tell(path: Path, loaded: Loaded) -> None:
 
 
 def save_weights(model: nn.Layer, path: str | os.PathLike[str]) -> None:
-    """Write the parameters and buffers of a model, all or nothing: the name appears only when the file is complete.
+    """Write the parameters and buffers of a model; see `save_arrays`."""
+    save_arrays({name: value.numpy() for name, value in model.state_dict().items()}, path)
+
+
+def save_arrays(arrays: Mapping[str, np.ndarray], path: str | os.PathLike[str]) -> None:
+    """Write arrays by name as a `.pdparams`, all or nothing: the file's name appears only when it is complete.
 
     Raises:
         OSError: the folder is missing, read-only or full.
     """
     path = Path(path)
-    arrays = {name: value.numpy() for name, value in model.state_dict().items()}
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")  # with the rights any new file has
     try:
-        with os.fdopen(handle, "wb") as file:
-            pickle.dump(arrays, file, protocol=4)
+        with temporary.open("xb") as file:
+            pickle.dump(dict(arrays), file, protocol=4)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

@@ -131,9 +131,7 @@ _SOLO = replace(
     schedule=replace(_RCNN.schedule, warmup=Warmup(0.0114)),
     augmentation="short side 800, long side at most 1333; flip",
 )
-_X101 = replace(
-    _RCNN, length=24, schedule=Schedule("step", milestones=(16 / 24, 22 / 24), warmup=Warmup(0.0028, start=0.1))
-)
+_X101 = replace(_RCNN, length=24, schedule=Schedule("step", milestones=(16 / 24, 22 / 24), warmup=Warmup(0.0028, start=0.1)))
 _DETR = Recipe(
     length=72,
     unit="epochs",
@@ -499,12 +497,8 @@ _ROWS = (
         recipe=_SGD,
         paper=_DEEPLABV3P_PAPER,
     ),
-    _semantic(
-        "OCRNet_HRNet-W18", "OCRNet", "ocrnet:build_ocrnet_hrnet_w18", miou=80.67, mb=43.1, recipe=_OCR, paper=_OCR_PAPER
-    ),
-    _semantic(
-        "OCRNet_HRNet-W48", "OCRNet", "ocrnet:build_ocrnet_hrnet_w48", miou=82.15, mb=249.8, recipe=_OCR, paper=_OCR_PAPER
-    ),
+    _semantic("OCRNet_HRNet-W18", "OCRNet", "ocrnet:build_ocrnet_hrnet_w18", miou=80.67, mb=43.1, recipe=_OCR, paper=_OCR_PAPER),
+    _semantic("OCRNet_HRNet-W48", "OCRNet", "ocrnet:build_ocrnet_hrnet_w48", miou=82.15, mb=249.8, recipe=_OCR, paper=_OCR_PAPER),
     _semantic(
         "PP-LiteSeg-T",
         "PP-LiteSeg",

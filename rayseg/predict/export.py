@@ -59,7 +59,7 @@ def export_model(
     out_dir = Path(out_dir)
     if out_dir.exists() and not overwrite and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise OutputError(f"{out_dir}: is there already; give another directory, or ask to overwrite it")
-    layer, spec, config = _describe(network, flavour, input_size)
+    layer, spec, config = describe(network, flavour, input_size)
     written = {"Global": {"model_name": name}, **config, "label_list": list(labels)}
     if isinstance(network, InstanceNetwork):
         written["draw_threshold"] = float(draw_threshold)
@@ -75,7 +75,7 @@ def export_model(
     return out_dir
 
 
-def _describe(network: Network, flavour: Flavour, input_size: Size | None) -> tuple[nn.Layer, list[Any], dict[str, Any]]:
+def describe(network: Network, flavour: Flavour, input_size: Size | None) -> tuple[nn.Layer, list[Any], dict[str, Any]]:
     """Layer and input specification to save, and what the yml says about them."""
     if flavour not in ("lean", "paddlex"):
         raise ModelError(f"flavour {flavour!r} is unknown; known: lean, paddlex")

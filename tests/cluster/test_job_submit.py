@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -33,13 +35,17 @@ def dashboard(tmp_path_factory) -> Iterator[str]:
     names = ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port", "dashboard-agent-grpc-port")
     command = [*RAY, "start", "--head", "--block", "--num-cpus=3", "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]
     command += [f"--{name}={port}" for name, port in zip(names, ports, strict=True)]
-    command += [f"--temp-dir={tmp_path_factory.mktemp('ray')}", "--object-store-memory=200000000", "--disable-usage-stats"]
-    head = subprocess.Popen(
-        command, env=environment(), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    command += ["--object-store-memory=200000000", "--disable-usage-stats"]
+    said = tmp_path_factory.mktemp("head") / "said.txt"
+    # Ray's sockets lie five folders below its own, and the path of a socket has room for 107 bytes: pytest's folders are too deep.
+    folder = tempfile.mkdtemp(prefix="r", dir="/tmp")
+    with said.open("wb") as file:
+        head = subprocess.Popen(
+            [*command, f"--temp-dir={folder}"], env=environment(), start_new_session=True, stdout=file, stderr=subprocess.STDOUT
+        )
     address = f"http://127.0.0.1:{ports[1]}"
     try:
-        _wait_until_it_takes_jobs(address, head)
+        _wait_until_it_takes_jobs(address, head, said)
         yield address
     finally:
         os.killpg(head.pid, signal.SIGTERM)
@@ -48,6 +54,7 @@ def dashboard(tmp_path_factory) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             os.killpg(head.pid, signal.SIGKILL)
             head.wait()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_the_status_of_a_submitted_job_is_that_of_its_results_and_submitting_again_resumes(dashboard, tmp_path):
@@ -93,10 +100,10 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
-def _wait_until_it_takes_jobs(address: str, head: subprocess.Popen, *, patience_s: float = 180) -> None:
+def _wait_until_it_takes_jobs(address: str, head: subprocess.Popen, said: Path, *, patience_s: float = 180) -> None:
     end = time.monotonic() + patience_s
     while True:
-        assert head.poll() is None, f"`ray start` ended with {head.returncode}"
+        assert head.poll() is None, f"`ray start` ended with {head.returncode}:\n{said.read_text()[-4000:]}"
         try:
             with urllib.request.urlopen(f"{address}/api/jobs/", timeout=5) as response:
                 if response.status == 200:

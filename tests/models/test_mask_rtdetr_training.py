@@ -559,12 +559,12 @@ def test_every_trainable_parameter_gets_a_finite_gradient(boxes):
 
 
 @pytest.mark.slow
-def test_300_objects_are_learned_from_at_the_published_number_of_points():
+def test_300_objects_are_more_than_the_queries_and_harm_nothing():
     network, boxes = small(queries=250, side=128), [(x, y, x + 5, y + 7) for x in range(0, 120, 6) for y in range(0, 120, 8)]
     assert len(boxes) == 300
     targets = rectangles([boxes], objects=300, side=128)
     targets["gt_segm"] = targets["gt_segm"][:, :, ::4, ::4]
-    terms = network.loss(noise(1, side=128), targets, num_denoising=1)
+    terms = network.loss(noise(1, side=128), targets, num_points=1000, num_denoising=1)
     terms["loss"].backward()
     assert all(np.isfinite(v) for v in values(terms).values())
     assert all(np.isfinite(p.grad.numpy()).all() for p in network.parameters() if not p.stop_gradient)
@@ -671,20 +671,19 @@ def rle(mask: np.ndarray) -> dict:
 def test_two_images_are_learnt_by_heart():
     pictures, masks = two_pictures(LEARNED_SIDE)
     images, targets = paddle.to_tensor(pictures), targets_of(masks)
-    network = small(queries=40, side=LEARNED_SIDE, classes=2, backbone_lr_mult=1.0)
+    network = small(queries=30, side=LEARNED_SIDE, classes=2)
     take_statistics_from(network, images)
-    falling = paddle.optimizer.lr.CosineAnnealingDecay(1e-3, T_max=STEPS)
-    schedule = paddle.optimizer.lr.LinearWarmup(falling, warmup_steps=5, start_lr=1e-4, end_lr=1e-3)
-    clip = paddle.nn.ClipGradByGlobalNorm(1.0)
-    optimizer = paddle.optimizer.AdamW(schedule, parameters=network.parameters(), grad_clip=clip)
+    falling = paddle.optimizer.lr.CosineAnnealingDecay(5e-4, T_max=STEPS)
+    schedule = paddle.optimizer.lr.LinearWarmup(falling, warmup_steps=5, start_lr=5e-5, end_lr=5e-4)
+    optimizer = paddle.optimizer.AdamW(schedule, parameters=network.parameters())
     history = []
     for _ in range(STEPS):
-        loss = network.loss({"image": images}, targets, num_points=256, num_denoising=20)["loss"]
+        # Denoising queries whose classes were drawn anew cannot be learnt by heart: they would hide what the rest learns.
+        loss = network.loss({"image": images}, targets, num_points=256, num_denoising=0)["loss"]
         loss.backward()
         optimizer.step()
         optimizer.clear_grad()
         schedule.step()
         history.append(float(loss))
     assert average_precision(network, images, masks) > 0.9
-    # The rest is the denoising queries', whose classes drawn anew nobody can know.
-    assert history[-1] < history[0] / 3, history
+    assert history[-1] < history[0] / 8, history

@@ -20,6 +20,7 @@ from rayseg.geometry import Size
 from rayseg.models.blocks.boxes import boxes_from_distances, distances_to_sides, giou_loss
 from rayseg.models.instance.ppyoloe_seg_assign import Assignment, assign_atss, assign_task_aligned
 from rayseg.models.instance.ppyoloe_seg_head import PPYOLOESegHead, RawOutputs
+from rayseg.models.normalise import over_workers
 
 Targets = dict[str, paddle.Tensor]
 
@@ -61,7 +62,7 @@ def ppyoloe_seg_loss(
     boxes = boxes_from_distances(points, head.mean_distances(raw.distributions))
     assigned = _assign(raw, boxes, targets, num_classes=head.num_classes, use_atss=use_atss)
 
-    normalizer = assigned.scores.sum().clip(min=1.0)
+    normalizer = over_workers(assigned.scores.sum()).clip(min=1.0)
     loss_cls = _varifocal(raw.scores, assigned, head.num_classes) / normalizer
     positive = paddle.nonzero((assigned.labels != head.num_classes).flatten()).flatten()
     if positive.shape[0] == 0:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import paddle
 import paddle.nn.functional as F
 
+from rayseg.models.normalise import over_workers
+
 
 def head_losses(heads: Sequence[paddle.Tensor], labels: paddle.Tensor, *, weights: Sequence[float]) -> dict[str, paddle.Tensor]:
     """The cross-entropy of each head times its weight, `loss_0` first, and `loss`, their sum.
@@ -33,4 +35,4 @@ def cross_entropy(logits: paddle.Tensor, labels: paddle.Tensor, *, ignore_index:
     labels = labels.astype("int64")
     per_pixel = F.cross_entropy(logits, labels.unsqueeze(1), axis=1, ignore_index=ignore_index, reduction="none")
     labelled = (labels != ignore_index).astype(per_pixel.dtype)
-    return (per_pixel.squeeze(1) * labelled).mean() / (labelled.mean() + 1e-8)
+    return (per_pixel.squeeze(1) * labelled).mean() / (over_workers(labelled.mean()) + 1e-8)
