@@ -3,7 +3,7 @@
     python jobs/train_demo.py DATA OUT [--settings demo/train.yaml]
 
 DATA holds instances_train.json, instances_val.json and images/; demo/images/SOURCE.txt says where they are from. OUT
-gets the checkpoint, best.pdparams, train.log.jsonl, metrics.json and model/, the exported directory. Run the same
+gets what every run leaves (rayseg/training/), train.log.jsonl, metrics.json and model/, the exported directory. Run the same
 command again to go on after a stop. OMP_NUM_THREADS=1 is as fast as 2 when the machine has other work.
 """
 

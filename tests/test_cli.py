@@ -27,7 +27,7 @@ def test_models_are_listed_by_task(capsys):
     assert len(everything) == 1 + 36
     assert main(["models", "--task", "semantic"]) == DONE
     assert len(capsys.readouterr().out.splitlines()) == 1 + 20
-    assert [line for line in everything if line.startswith(f"{NAME} ")][0].split()[1:3] == ["semantic", "150"]
+    assert next(line for line in everything if line.startswith(f"{NAME} ")).split()[1:3] == ["semantic", "150"]
 
 
 def test_own_weights_are_exported_under_their_labels(weights, tmp_path, capsys):

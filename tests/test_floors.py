@@ -22,7 +22,7 @@ FLOORS = {
     "": 0, "errors": 0, "geometry": 0, "results": 0, "rle": 0, "polygons": 0, "tables": 0, "config": 0,
     "images": 1, "geo": 1, "tiling": 1, "datasets": 1, "metrics": 1, "draw": 1,
     "models": 2,
-    "predict": 3, "training": 3, "evaluate": 3,
+    "predict": 3, "training": 3, "evaluation": 3,
     "pipeline": 4, "distributed": 4, "tuning": 4,
     "cli": 5, "jobs": 5,
 }  # fmt: skip
@@ -39,9 +39,10 @@ FOREIGN: dict[str, tuple[int | str, ...]] = {
     "rasterio": ("geo",),
     "shapely": ("geo",),
     "pyproj": ("geo",),
-    "paddle": ("models", "predict", "training", "evaluate", "distributed"),
+    "paddle": ("models", "predict", "training", "evaluation", "distributed"),
     "fsspec": (4,),
     "ray": ("pipeline", "distributed", "tuning"),
+    "optuna": ("tuning",),
 }
 
 

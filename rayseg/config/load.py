@@ -86,6 +86,16 @@ def build(cls: type[T], values: Mapping[str, Any], *, where: str = "settings") -
     return cls(**{key: _convert(value, types_of[key], f"{where}: {key}") for key, value in values.items()})
 
 
+def to_yaml(values: Any, *, inline: bool = False) -> str:
+    """Plain values as text that `read_yaml`, and any other reader of YAML, takes for the same.
+
+    Args:
+        inline: on one line and without its end, as `-o` takes them.
+    """
+    text = str(yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000, default_flow_style=inline))
+    return text.removesuffix("...\n").rstrip("\n") if inline else text
+
+
 def nearest(key: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?`, or the list of what is known when nothing is near."""
     names = sorted(known)
@@ -117,6 +127,21 @@ _Loader.add_implicit_resolver(
     re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"),
     [*"-+.0123456789"],
 )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Mappings over lines, lists of plain values within one. Text that any reader would take for a number or word is quoted."""
+
+    def represent_list(self, data: list[Any]) -> yaml.Node:
+        inline = not any(isinstance(value, dict) for value in data)
+        return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=inline)
+
+
+_Dumper.add_representer(list, _Dumper.represent_list)
+_Dumper.yaml_implicit_resolvers = {
+    first: [*yaml.SafeDumper.yaml_implicit_resolvers.get(first, []), *_Loader.yaml_implicit_resolvers.get(first, [])]
+    for first in {**yaml.SafeDumper.yaml_implicit_resolvers, **_Loader.yaml_implicit_resolvers}
+}
 
 
 def _load(text: str) -> Any:
@@ -170,6 +195,9 @@ def _convert_dataclass(value: Any, wanted: Any, where: str) -> Any:
 def _convert_union(value: Any, options: tuple[Any, ...], where: str) -> Any:
     if value is None and type(None) in options:
         return None
+    if isinstance(value, list) and sum(typing.get_origin(option) is tuple for option in options) == 1:
+        wanted = next(option for option in options if typing.get_origin(option) is tuple)
+        return _convert(value, wanted, where)  # its message says what is wrong
     for option in options:
         if option is type(None):
             continue

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from rayseg.config.checks import above, at_least, no_none_in_words, one_of, within
 from rayseg.errors import ConfigError
 
-MODES = ("check_dataset", "train", "evaluate", "export", "predict", "tune")
+MODES = ("check_dataset", "train", "evaluate", "export", "predict")
 SOURCES = ("LabelMe", "VOC")
 AMP = ("OFF", "O1", "O2")
 OPTIMIZERS = ("momentum", "adamw")
@@ -28,7 +28,7 @@ class GlobalSettings:
     model: str
     """Name in the zoo."""
     mode: str = "check_dataset"
-    """What `rayseg run` does: check_dataset, train, evaluate, export, predict or tune."""
+    """What `rayseg run` does: check_dataset, train, evaluate, export or predict."""
     dataset_dir: str | None = None
     """Folder or URL of a data set in PaddleX's layout."""
     image_dir: str | None = None
@@ -138,7 +138,7 @@ class TrainSettings:
     pretrain_weight_path: str | None = None
     """File, URL, name in the zoo, or `scratch` for fresh weights."""
     warmup_steps: int | None = None
-    """Optimizer steps; 0 is none."""
+    """Optimizer steps; 0 is none; None: the share of the run that it is in the recipe."""
     resume_path: str | None = None
     """Checkpoint folder, or the .pdparams in it, to go on from; None: what was stopped in Global.output goes on."""
     log_interval: int = 10

@@ -13,10 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rayseg.config.cluster import ClusterSettings
-from rayseg.config.load import build, nearest, parse_overrides, read_yaml
+from rayseg.config.load import build, nearest, parse_overrides, read_yaml, to_yaml
 from rayseg.config.paddlex_yaml import translate
 from rayseg.config.search import Dimension, SearchSettings, parse_space
 from rayseg.config.sections import (
@@ -93,7 +91,7 @@ class Settings:
 
     def to_yaml(self) -> str:
         """As a file that `load_settings` reads."""
-        return str(yaml.dump(self.to_mapping(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000))
+        return to_yaml(self.to_mapping())
 
     def with_values(self, changes: Mapping[str, Any]) -> Settings:
         """Other settings, checked again.
@@ -153,16 +151,6 @@ def load_settings(path: str | Path, overrides: Iterable[str] = ()) -> Settings:
         for dotted, value in parse_overrides([pair]).items():
             _put(values, dotted, value)
     return Settings.from_mapping(values, where=str(path))
-
-
-class _Dumper(yaml.SafeDumper):
-    """Mappings over lines, lists within one."""
-
-    def represent_list(self, data: list[Any]) -> yaml.Node:
-        return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=not any(isinstance(v, dict) for v in data))
-
-
-_Dumper.add_representer(list, _Dumper.represent_list)
 
 
 def _put(values: dict[str, Any], dotted: str, value: Any) -> None:

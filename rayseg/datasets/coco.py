@@ -22,6 +22,8 @@ from rayseg.errors import DatasetError, ImageError
 from rayseg.geometry import Size
 from rayseg.images import decode
 
+_LARGEST_SIDE = 1e9
+
 
 @dataclass(frozen=True)
 class CocoImage:
@@ -95,6 +97,10 @@ class CocoInstances:
         """Decode one image and its masks; see `load_sample`."""
         return load_sample(self.images[index], self.class_of, read=self._read)
 
+    def image(self, index: int) -> np.ndarray:
+        """Decode one image without its masks, uint8 (H, W, 3) RGB; raises as `load_sample`."""
+        return _read_image(self.images[index], self._read)
+
     def _in_order_of(self, like: CocoInstances, found: Mapping[Any, str]) -> dict[Any, str]:
         wanted = dict(zip(like.category_ids, like.labels, strict=True))
         if wanted != found:
@@ -119,7 +125,7 @@ class CocoInstances:
 
     def _check(self, annotation: dict[str, Any], sizes: dict[Any, Size]) -> None:
         where = f"{self._file}: annotation {annotation.get('id')!r}"
-        problem = reference_problem(annotation, sizes, self.category_ids)
+        problem = reference_problem(annotation, sizes, self.class_of)
         if problem:
             raise DatasetError(f"{where} {problem}")
         try:
@@ -154,24 +160,22 @@ def parse(content: Any, file: str) -> dict[str, Any]:
     parts = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(part), list) for part in parts):
         raise DatasetError(f"{file}: not a COCO instance file: it needs the lists images, annotations and categories")
-    for part, keys in (("images", ("id", "file_name", "height", "width")), ("categories", ("id", "name")), ("annotations", ())):
+    for part in parts:
         for entry in content[part]:
             if not isinstance(entry, dict):
                 raise DatasetError(f"{file}: an entry of {part} is no JSON object: {str(entry)[:80]}; delete or mend it")
-            missing = [key for key in keys if key not in entry]
-            if missing:
-                raise DatasetError(f"{file}: an entry of {part} lacks {', '.join(missing)}: {str(entry)[:80]}")
     for entry in content["images"]:
-        _check_image_entry(entry, file)
+        check_image_entry(entry, file)
     for entry in content["categories"]:
-        if not _is_id(entry["id"]):
+        _check_keys(entry, ("id", "name"), "categories", file)
+        if not is_id(entry["id"]):
             raise DatasetError(f"{file}: category id {entry['id']!r} is neither a whole number nor a string; number them anew")
     if not content["images"] or not content["categories"]:
         raise DatasetError(f"{file}: lists no {'images' if content['categories'] else 'categories'}; nothing to learn from")
     return content
 
 
-def reference_problem(annotation: Mapping[str, Any], sizes: Mapping[Any, Size], category_ids: Collection[Any]) -> str | None:
+def reference_problem(annotation: Mapping[str, Any], image_ids: Collection[Any], category_ids: Collection[Any]) -> str | None:
     """What keeps an annotation from naming one image, one class and a mask; None where it names them."""
     has_mask = annotation.get("segmentation") not in (None, [], {}, "")
     if not has_mask and "bbox" in annotation:
@@ -182,9 +186,9 @@ def reference_problem(annotation: Mapping[str, Any], sizes: Mapping[Any, Size], 
     missing = {"image_id", "category_id", "segmentation"} - annotation.keys()
     if missing:
         return f"lacks {', '.join(sorted(missing))}; instance annotations need a mask and a class"
-    if not _is_id(annotation["image_id"]) or annotation["image_id"] not in sizes:
+    if not is_id(annotation["image_id"]) or annotation["image_id"] not in image_ids:
         return f"belongs to image {annotation['image_id']!r}, which `images` does not list; delete it or add the image"
-    if not _is_id(annotation["category_id"]) or annotation["category_id"] not in category_ids:
+    if not is_id(annotation["category_id"]) or annotation["category_id"] not in category_ids:
         return (
             f"has category {annotation['category_id']!r}; `categories` lists {str(list(category_ids))[:200]}: "
             "add the category or correct the annotation"
@@ -192,20 +196,35 @@ def reference_problem(annotation: Mapping[str, Any], sizes: Mapping[Any, Size], 
     return None
 
 
-def _is_id(value: Any) -> bool:
+def is_id(value: Any) -> bool:
+    """True for what may be an id: a whole number or a string."""
     return isinstance(value, (int, str)) and not isinstance(value, bool)
 
 
-def _check_image_entry(entry: Mapping[str, Any], file: str) -> None:
+def check_image_entry(entry: Any, file: str) -> None:
+    """Raise where an entry of `images` does not name one image and its size.
+
+    Raises:
+        DatasetError: it does not.
+    """
+    if not isinstance(entry, dict):
+        raise DatasetError(f"{file}: an entry of images is no JSON object: {str(entry)[:80]}; delete or mend it")
+    _check_keys(entry, ("id", "file_name", "height", "width"), "images", file)
     where = f"{file}: image {entry['id']!r}"
-    if not _is_id(entry["id"]):
+    if not is_id(entry["id"]):
         raise DatasetError(f"{where}: an id is a whole number or a string; number the images anew")
     if not isinstance(entry["file_name"], str) or not entry["file_name"]:
         raise DatasetError(f"{where}: file_name is {entry['file_name']!r}; it names the image, relative to the folder of images")
     for side in ("height", "width"):
         value = entry[side]
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or not 1 <= value < 1e9 or value % 1:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value < _LARGEST_SIDE or value % 1:
             raise DatasetError(f"{where}: {side} is {value!r}; it is the image's, in whole pixels")
+
+
+def _check_keys(entry: Mapping[str, Any], keys: tuple[str, ...], part: str, file: str) -> None:
+    missing = [key for key in keys if key not in entry]
+    if missing:
+        raise DatasetError(f"{file}: an entry of {part} lacks {', '.join(missing)}: {str(entry)[:80]}; complete or delete it")
 
 
 def _read_image(entry: CocoImage, read: Reader) -> np.ndarray:

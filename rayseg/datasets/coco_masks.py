@@ -21,6 +21,7 @@ from rayseg.rle import Rle
 _FIRST, _MORE, _SIGN, _BITS = 48, 0x20, 0x10, 5  # the characters of a compressed string: six bits each, from "0" on
 _LONGEST_COUNT = 7  # characters: 35 bits, more than any count of pixels needs
 _CORNERS = 3
+_BEYOND = 1e15
 
 
 def read_mask(annotation: Mapping[str, Any], size: Size) -> Patch | None:
@@ -63,9 +64,12 @@ def check_segmentation(segmentation: Any, size: Size) -> None:
     elif isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys():
         _check_runs(segmentation, size)
     else:
-        raise DatasetError(
-            f"segmentation is neither polygons nor RLE: {str(segmentation)[:60]}; polygons are lists of numbers, RLE has size, counts"
-        )
+        raise DatasetError(f"segmentation is neither polygons nor RLE: {str(segmentation)[:60]}; write one of the two")
+
+
+def is_number(value: Any) -> bool:
+    """True for a number that can be a coordinate; NaN, infinity and integers beyond floating point are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _BEYOND
 
 
 def corners(segmentation: list[Any]) -> np.ndarray:
@@ -119,12 +123,10 @@ def _encoded(segmentation: Any, size: Size) -> dict[str, Any]:
 
 def _check_polygon(polygon: Any, size: Size) -> None:
     if not isinstance(polygon, list) or len(polygon) < 2 * _CORNERS or len(polygon) % 2:
-        raise DatasetError(f"a polygon is a list of at least three x, y pairs, got {str(polygon)[:60]}; draw it again or delete it")
-    if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in polygon):
+        raise DatasetError(f"a polygon is a list of at least three x, y pairs, got {str(polygon)[:60]}; draw it again")
+    if not all(is_number(v) for v in polygon):
         raise DatasetError(f"a corner of a polygon is not a number: {str(polygon)[:60]}; draw it again or delete it")
     found = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
-    if not np.isfinite(found).all():
-        raise DatasetError("a corner of a polygon is NaN or infinite; draw it again or delete it")
     if (found < np.negative(size.wh)).any() or (found > np.multiply(size.wh, 2)).any():
         x, y = found[np.argmax(np.abs(found / size.wh).max(axis=1))]
         raise DatasetError(

@@ -49,12 +49,12 @@ def warning(kind: str, file: str, where: str, problem: str, remedy: str) -> Find
 
 @dataclass
 class Findings:
-    """Counts of all findings, and the first of each kind.
+    """Counts of all findings, and the first of each kind by file name, in whatever order they come.
 
     Attributes:
         keep: how many of each kind are kept.
         counts: (level, kind) -> how many there were.
-        kept: by kind, in the order added.
+        kept: by kind, those kept and up to as many more; `rows` gives those kept.
     """
 
     keep: int
@@ -99,21 +99,25 @@ class Findings:
             {
                 "kind": kind,
                 "count": count,
-                "examples": [str(one) for one in self.kept.get(kind, []) if one.level == level][:examples],
+                "examples": [str(one) for one in self._of_kind(kind)[:examples]],
             }
             for count, kind in kinds
         ]
 
     def rows(self) -> list[dict[str, Any]]:
         """Those kept, errors first, as plain dicts."""
-        found = [one for kind in sorted(self.kept) for one in self.kept[kind]]
-        return [asdict(one) for one in sorted(found, key=lambda one: one.level != ERROR)]
+        found = [one for kind in self.kept for one in self._of_kind(kind)]
+        return [asdict(one) for one in sorted(found, key=lambda one: (one.level != ERROR, one.kind, one.file, one.where))]
 
     def _total(self, level: str) -> int:
         return sum(count for (found, _), count in self.counts.items() if found == level)
 
+    def _of_kind(self, kind: str) -> list[Finding]:
+        return sorted(self.kept.get(kind, []), key=lambda one: (one.file, one.where))[: self.keep]
+
     def _keep(self, found: Sequence[Finding]) -> None:
         for one in found:
             kept = self.kept.setdefault(one.kind, [])
-            if len(kept) < self.keep:
-                kept.append(one)
+            kept.append(one)
+            if len(kept) > 2 * self.keep:
+                self.kept[one.kind] = self._of_kind(one.kind)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 from PIL import BmpImagePlugin, Image, PngImagePlugin, TiffImagePlugin
@@ -20,7 +21,11 @@ from rayseg.images import png as png_file
 _LARGEST = 65535
 _GREY_STEP = {2: 85, 4: 17}  # bits -> what Pillow multiplies grey samples of that depth with
 # Called by name: `Image.open` would apply Pillow's process-wide limit of pixels; ours is checked before.
-_OPENERS = {"PNG": PngImagePlugin.PngImageFile, "TIFF": TiffImagePlugin.TiffImageFile, "BMP": BmpImagePlugin.BmpImageFile}
+_OPENERS: dict[str, Callable[[io.BytesIO], Image.Image]] = {
+    "PNG": PngImagePlugin.PngImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+}
 
 
 def read_index_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -43,7 +48,7 @@ def read_index_mask(data: bytes, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     if problem is not None:
         raise UnsupportedImage("; ".join(problem[1:]))
     if header.pixels > max_pixels:
-        raise ImageTooLarge(f"{header.format} of {header.width} x {header.height}: more than {max_pixels} pixels; cut it in parts")
+        raise ImageTooLarge(f"{header.format} of {header.width} x {header.height}: more than {max_pixels} pixels; cut it up")
     reason = png_file.why_cut(data) if header.format == "PNG" else None
     if reason:
         raise TruncatedImage(f"{reason}; write the mask again")

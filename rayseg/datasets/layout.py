@@ -28,6 +28,13 @@ _COCO_FILES = (
     "instance_{}.json",
     "instances_{}.json",
 )
+_WHOLE_COCO_FILES = (
+    "annotations/instance_trainval.json",
+    "annotations/instances.json",
+    "annotations.json",
+    "instances.json",
+    "trainval.json",
+)
 _IMAGE_FOLDERS = ("images", "{}2017", "{}", "")
 _LISTS = "{}.txt"
 
@@ -90,12 +97,29 @@ def find_instance(
     found = {}
     for split, given in ((TRAIN, train), (VAL, val)):
         annotations = _named(root, given, exists) if given else _first(root, _COCO_FILES, split, exists, "annotation file")
-        if image_dir is not None:
-            images = join(root, image_dir)
-        else:
-            images = next(p for p in _candidates(root, _IMAGE_FOLDERS, split) if p == join(root, "") or exists(p))
+        images = join(root, image_dir) if image_dir is not None else _images_of(root, split, exists)
         found[split] = CocoFiles(annotations, images)
     return InstanceDir(root, found[TRAIN], found[VAL])
+
+
+def find_annotated(dataset_dir: str | Path, *, exists: Exists = os.path.exists) -> tuple[str, list[CocoFiles]]:
+    """What there is to split: the two files of a split set, the one that is there, or a file of everything.
+
+    Returns:
+        The root and the files.
+
+    Raises:
+        DatasetError: there is none.
+    """
+    root = _root(str(dataset_dir), exists, given=False)
+    out = []
+    for split in (TRAIN, VAL):
+        path = next((p for p in _candidates(root, _COCO_FILES, split) if exists(p)), None)
+        if path is not None:
+            out.append(CocoFiles(path, _images_of(root, split, exists)))
+    if not out:
+        out = [CocoFiles(_first(root, _WHOLE_COCO_FILES, "whole", exists, "annotation file"), _images_of(root, "", exists))]
+    return root, out
 
 
 def find_semantic(
@@ -145,7 +169,7 @@ def _root(dataset_dir: str, exists: Exists, *, given: bool) -> str:
         str(path.parent) for path in Path(dataset_dir).glob("*/*/images")
     )
     if len(deeper) > 1:
-        raise DatasetError(f"{dataset_dir}: several folders hold images/: {', '.join(deeper[:5])}; name one of them as dataset_dir")
+        raise DatasetError(f"{dataset_dir}: several folders hold images/: {', '.join(deeper[:5])}; name one of them")
     return deeper[0] if deeper else dataset_dir
 
 
@@ -160,13 +184,17 @@ def _named(root: str, name: str, exists: Exists) -> str:
     return path
 
 
+def _images_of(root: str, split: str, exists: Exists) -> str:
+    return next((p for p in _candidates(root, _IMAGE_FOLDERS, split) if exists(p)), join(root, ""))
+
+
 def _first(root: str, patterns: Sequence[str], split: str, exists: Exists, what: str) -> str:
     for path in _candidates(root, patterns, split):
         if exists(path):
             return path
     tried = ", ".join(pattern.format(split) for pattern in patterns)
     raise DatasetError(
-        f"{root}: no {what} of the {split} split; tried {tried}. Convert or split the data set first "
+        f"{root}: no {what} of {split}; tried {tried}. Convert or split the data set first "
         "(CheckDataset.convert, CheckDataset.split), or name the file in the settings"
     )
 

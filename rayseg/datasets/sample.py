@@ -2,7 +2,7 @@
 
 A mask is kept as the pixels inside its tight window, so that an image with hundreds of objects costs the sum of their
 windows rather than objects x height x width. The box of an object is that window: mask and box cannot disagree. Reading
-files is left to the format readers beside this file, changing pixels to training/augment.py.
+files is left to the format readers beside this file, changing pixels to training/data/.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class SemanticSample:
             raise ValueError(f"{self.name}: an image is uint8 (H, W, 3), got {self.image.dtype} {self.image.shape}")
         if self.labels.shape != self.image.shape[:2] or self.labels.dtype != np.uint8:
             raise ValueError(
-                f"{self.name}: labels are uint8 of the image's {self.image.shape[:2]}, got {self.labels.dtype} {self.labels.shape}"
+                f"{self.name}: labels are uint8 {self.image.shape[:2]} here, got {self.labels.dtype} {self.labels.shape}"
             )
 
     @property

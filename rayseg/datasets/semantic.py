@@ -99,7 +99,9 @@ def load_pair(pair: Pair, *, num_classes: int | None = None, read: Reader = read
         )
     beyond = outside_classes(labels, num_classes)
     if beyond:
-        raise DatasetError(f"{pair.mask}: holds the ids {beyond[:8]}, which are not among {num_classes or IGNORE} classes nor {IGNORE}")
+        raise DatasetError(
+            f"{pair.mask}: holds the ids {beyond[:8]}; there are {num_classes or IGNORE} classes, and {IGNORE} is ignored"
+        )
     return SemanticSample(image, labels.astype(np.uint8, copy=False), pair.image.rpartition("/")[2])
 
 

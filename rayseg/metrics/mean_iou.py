@@ -2,7 +2,8 @@
 
 A matrix is a value: each image makes one, sums make the data set's, in any order and on any machine. Both definitions in use
 for a class that occurs nowhere are given, because they differ by points on small data sets: leave it out of the mean (the
-usual one), or count it as a perfect 1.0 as PaddleSeg does. Nothing here runs a network.
+usual one), or count it as PaddleSeg's metrics.py does since 2024, with an IoU of 1 and a Dice of 0 (its releases up to 2.9
+have 0 for both). Nothing here runs a network.
 """
 
 from __future__ import annotations
@@ -33,6 +34,14 @@ class SemanticScores:
     """Mean Dice over all classes, an absent one counted as 0.0."""
     iou_per_class: Mapping[int, float]
     """Class -> IoU; NaN for an absent class."""
+    dice_per_class: Mapping[int, float]
+    """Class -> Dice; NaN for an absent class."""
+    precision_per_class: Mapping[int, float]
+    """Class -> share of the pixels predicted so that are labelled so; NaN where none was predicted (PaddleSeg prints 0)."""
+    recall_per_class: Mapping[int, float]
+    """Class -> share of the pixels labelled so that were predicted so; NaN where none was labelled (PaddleSeg prints 0)."""
+    pixels_per_class: Mapping[int, int]
+    """Class -> labelled pixels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +108,11 @@ class ConfusionMatrix:
             kappa=_kappa(float(accuracy), float(_ratio((labelled * predicted).sum(), total**2))),
             dice=_mean(dice[present]),
             dice_paddleseg=_mean(np.where(present, dice, 0.0)) if total else float("nan"),
-            iou_per_class={k: float(value) for k, value in enumerate(iou)},
+            iou_per_class=_by_class(iou),
+            dice_per_class=_by_class(dice),
+            precision_per_class=_by_class(_ratio(both, predicted)),
+            recall_per_class=_by_class(_ratio(both, labelled)),
+            pixels_per_class={k: int(n) for k, n in enumerate(self.counts.sum(axis=1))},
         )
 
 
@@ -119,10 +132,15 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
 
 
+def _by_class(values: np.ndarray) -> dict[int, float]:
+    return {k: float(value) for k, value in enumerate(values)}
+
+
 def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if values.size else float("nan")
 
 
 def _kappa(observed: float, by_chance: float) -> float:
-    """(observed - by_chance) / (1 - by_chance), Cohen 1960. One class on both sides leaves no chance to beat: 1.0 then."""
+    """(observed - by_chance) / (1 - by_chance), Cohen 1960. One class on both sides leaves no chance to beat: 1.0 then, where
+    PaddleSeg divides 0 by 0."""
     return 1.0 if by_chance == 1.0 else (observed - by_chance) / (1.0 - by_chance)

@@ -1,153 +1,342 @@
-"""The training loop, to be read from top to bottom.
+"""The training loop, to be read from top to bottom: one for every network, both tasks, one process or many.
 
-It knows nothing of image files, clusters or progress bars: data comes from a callable, events go to a callable, and the
-score comes from a callable. What it writes is its checkpoint and the best averaged weights.
+It knows nothing of image files, clusters or progress bars: data, scores and workers come in as arguments, events go to
+a callable. What it writes below its folder is checkpoint.py's and journal.py's. Gradients are averaged over workers
+after the last micro-step of a step, without a wrapper around the network.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import paddle
 from paddle import nn
 
-from rayseg.errors import ConfigError, RaysegError
-from rayseg.models.weights import save_weights
-from rayseg.training.batches import Batch
-from rayseg.training.checkpoint import Standing, load_checkpoint, save_checkpoint
-from rayseg.training.optim import Cosine, Ema
+from rayseg.errors import ConfigError, DatasetError, RaysegError
+from rayseg.models.normalise import averaging
+from rayseg.training import checkpoint as store
+from rayseg.training.checkpoint import Standing, States
+from rayseg.training.ema import Ema
+from rayseg.training.gradients import average, clip
+from rayseg.training.journal import Journal
+from rayseg.training.optim import freeze, make_optimizer, set_training
+from rayseg.training.plan import Plan
+from rayseg.training.precision import Precision
+from rayseg.training.seeds import seed_all
+from rayseg.training.source import Batch, BatchSource, to_tensors
+from rayseg.training.window import Window
+from rayseg.training.world import ALONE, World
 
-Report = Callable[[dict[str, Any]], None]
-CHECKPOINT = "checkpoint.npz"
-BEST = "best.pdparams"
+Event = dict[str, Any]
+Report = Callable[[Event], None]
+Evaluate = Callable[[Any], dict[str, float]]
+_KEPT_ON_RESUME = ("seed", "unit", "optimizer", "metric", "mode")
 
 
 @dataclass(frozen=True)
-class Length:
-    """How long a run is: a number of epochs, and optionally minutes; whichever ends first."""
+class FitResult:
+    """How a run ended."""
 
-    epochs: int
-    minutes: float | None = None
+    folder: Path
+    best: Path | None
+    """`best_model` in the folder, with the weights of the best evaluation."""
+    best_score: float | None
+    best_epoch: int
+    best_step: int
+    epoch: int
+    """Epochs finished."""
+    step: int
+    """Steps of the optimizer."""
+    seconds: float
+    """Over all restarts."""
+    scores: dict[str, float]
+    """Of the last evaluation."""
+    first_rate: float | None
+    """Learning rate of this process's first step, read back from the optimizer; None without a step."""
+    highest_rate: float | None
+    """Highest learning rate of this process's steps, read back from the optimizer."""
+    resumed_from: Path | None
 
-    def __post_init__(self) -> None:
-        if self.epochs < 1 or (self.minutes is not None and self.minutes <= 0):
-            raise ConfigError(f"a run needs at least one epoch and a positive number of minutes, got {self}")
 
-    def progress(self, epochs: float, seconds: float) -> float:
-        """Share of the run that is done after so many epochs and seconds; 1 or more when it is over."""
-        by_time = seconds / (60 * self.minutes) if self.minutes else 0.0
-        return max(epochs / self.epochs, by_time)
+def no_report(event: Event) -> None:
+    """Reports to nobody."""
 
 
-def train(
-    model: nn.Layer,
-    batches: Callable[[int], Iterable[Batch]],
-    optimizer: paddle.optimizer.Optimizer,
+def fit(
+    network: nn.Layer,
+    plan: Plan,
     *,
-    steps_per_epoch: int,
-    length: Length,
-    rate: Cosine,
-    ema_decay: float,
+    batches: BatchSource,
     folder: Path,
-    seed: int,
-    evaluate: Callable[[], dict[str, float]],
-    evaluate_every: int,
-    report: Report,
-    log_every: int = 20,
-) -> Standing:
-    """Train until `length` is reached, going on from `folder`'s checkpoint if there is one.
+    evaluate: Evaluate | None = None,
+    world: World = ALONE,
+    report: Report = no_report,
+    resume: Path | None = None,
+    stem: str = store.STEM,
+    settings: Any = None,
+) -> FitResult:
+    """Train a network as planned, going on from a checkpoint if there is one. Every worker calls it alike.
 
     Args:
-        model: its `loss(inputs, targets)` returns a dict of scalars with the total under "loss". A model whose loss
-            changes over the epochs has a `set_epoch(epoch)`, which is called before each.
-        batches: epoch number -> that epoch's batches, the same on every call.
-        optimizer: over the model's trainable weights.
-        steps_per_epoch: how many batches an epoch has.
-        rate: learning rate over the run.
-        ema_decay: of the averaged weights, which are what is evaluated and kept.
-        folder: where the checkpoint and the best weights go.
-        evaluate: scores the model as it is when called; "score" decides which weights are best.
-        evaluate_every: epochs between evaluations; the last epoch is always evaluated.
-        report: receives one flat dict an event, its kind under "event".
-        log_every: steps between reports of the losses.
-
-    Returns:
-        Where the run ended. `best.pdparams` in the folder holds the averaged weights of its best epoch.
+        network: its `loss(inputs, targets)` returns scalars with the total under "loss". One whose loss changes over the
+            epochs has a `set_epoch(epoch)`, which is called before each.
+        batches: of this worker.
+        folder: of the run; rank 0 writes there, all may read.
+        evaluate: scores the network as it is when called, on every worker at the same time; rank 0's scores count.
+            None: the newest weights are the best.
+        world: the workers.
+        report: receives each event, after rank 0 has written it down: the same on every worker. What it raises ends the run.
+        resume: checkpoint to go on from; a run's folder means its newest. None: the newest in `folder`, if there is one.
+        stem: what the files of best_model are called.
+        settings: plain values to store with every checkpoint.
 
     Raises:
         RaysegError: a loss is not a finite number.
-        WeightsError: the checkpoint does not fit.
-        ConfigError: the checkpoint belongs to a run with another seed.
+        WeightsError: the checkpoint is damaged or does not fit.
+        ConfigError: the plan does not fit the network, the data, the device or the checkpoint.
+        DatasetError: an epoch ends early.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    ema = Ema(model, decay=ema_decay)
-    standing = Standing(seed=seed)
-    if (folder / CHECKPOINT).exists():
-        standing = load_checkpoint(folder / CHECKPOINT, model, optimizer, ema)
-        if standing.seed != seed:
-            raise ConfigError(f"{folder}: was started with seed {standing.seed}, not {seed}; choose another folder")
-        report({"event": "resumed", "epoch": standing.epoch, "step": standing.step})
-    before, started = standing.seconds, time.monotonic()
+    folder = Path(folder)
+    if world.rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        store.tidy(folder)
+    per_epoch = _equal_everywhere(batches.steps_per_epoch, world)
+    steps = plan.length if plan.unit == "iterations" else plan.length * math.ceil(per_epoch / plan.accumulate)
+    curve = plan.curve(world.size, steps)
+    images = plan.batch_size * world.size
 
-    while (progress := length.progress(standing.epoch, standing.seconds)) < 1:
-        model.train()
-        paddle.seed(seed * 1_000_003 + standing.epoch)
-        if hasattr(model, "set_epoch"):
-            model.set_epoch(standing.epoch)
-        for done, batch in enumerate(batches(standing.epoch)):
-            progress = length.progress(standing.epoch + done / steps_per_epoch, before + time.monotonic() - started)
-            optimizer.set_lr(rate(progress))
-            inputs = {"image": paddle.to_tensor(batch.image)}
-            targets = {name: paddle.to_tensor(array) for name, array in batch.targets.items()}
-            losses = model.loss(inputs, targets)
-            losses["loss"].backward()
-            optimizer.step()
-            optimizer.clear_grad()
-            ema.update()
+    if plan.sync_bn and world.size > 1:
+        network = world.synced(network)
+    freeze(network, plan.freeze)
+    world.broadcast(list(network.state_dict().values()))
+    optimizer = make_optimizer(network, plan)
+    weights = [parameter for parameter in network.parameters() if not parameter.stop_gradient]
+    ema = Ema(network, kind=plan.ema[0], decay=plan.ema[1]) if plan.ema else None
+    precision = Precision(plan.amp)
+
+    standing, scores = Standing(seed=plan.seed), dict[str, float]()
+    origin = _origin(folder, resume, world)
+    changed: dict[str, Any] = {}
+    if origin is not None:
+        states = store.read_checkpoint(origin, network, optimizer, ema)
+        changed = _changes(origin, states.plan, plan)
+        standing, scores = states.standing, states.scores
+        precision.load(states.scaler)
+        if world.rank == 0:
+            store.discard_newer(folder, standing)
+            _keep_best(folder, origin, standing, stem)
+    agreed: Any = world.agree(asdict(standing))
+    standing = Standing(**agreed)
+
+    journal = Journal(folder, after_step=standing.step) if world.rank == 0 else None
+    begun, before = time.monotonic(), standing.seconds
+    rates: list[float] = []
+    window = Window()
+
+    def tell(event: Event) -> None:
+        if journal:
+            journal(event)
+        report(event)
+
+    def seconds() -> float:
+        """Spent on the run. Workers need one opinion where it decides anything."""
+        spent = before + time.monotonic() - begun
+        return float(str(world.agree(spent))) if plan.minutes else spent
+
+    def progress(done: int) -> float:
+        """Share of the run that is done, after so many batches of the present epoch; 1 or more when it is over."""
+        by_length = standing.step if plan.unit == "iterations" else standing.epoch + done / per_epoch
+        by_time = seconds() / (60 * plan.minutes) if plan.minutes else 0.0
+        return max(by_length / plan.length, by_time)
+
+    def log() -> None:
+        """The losses since the last time; a run that has diverged ends here, before it is saved."""
+        losses = window.take(world)
+        event = {"event": "step", **_where(standing), "progress": round(share, 6), "seconds": round(seconds(), 1)}
+        tell(event | {"rate": float(f"{rates[-1]:.6g}"), **{name: float(f"{value:.6g}") for name, value in losses.items()}})
+        if not all(math.isfinite(value) for value in losses.values()):
+            raise RaysegError(
+                f"step {standing.step}: losses {losses} are not finite; training has diverged. Lower the learning rate "
+                f"(now {rates[-1]:.2g}) or clip gradients, and go on from the last checkpoint."
+            )
+
+    def score_and_save() -> None:
+        if evaluate is not None:
+            network.eval()
+            with ema.in_place() if ema else nullcontext(), paddle.no_grad():
+                found = evaluate(network)
+            scores.clear()
+            scores.update(_agreed(found, plan, world))
+        if best := _is_best(scores, standing, plan):
+            standing.best_score = scores.get(plan.metric)
+            standing.best_epoch, standing.best_step = standing.epoch, standing.step
+        standing.seconds = seconds()
+        if scores:
+            tell({"event": "evaluated", **_where(standing), **scores, "best": best})
+        if world.rank == 0:
+            state = States(standing, _plain(plan), settings, dict(scores), precision.state(), ema.steps if ema else None)
+            place = store.write_checkpoint(folder, network, optimizer, ema, state, unit=plan.unit)
+            if best:
+                store.mark_best(folder, place, stem=stem)
+            store.prune(folder, keep=plan.keep)
+        world.barrier()
+        path = store.place_of(folder, standing, plan.unit)
+        tell({"event": "saved", **_where(standing), "path": str(path), "metrics": dict(scores), "best": best})
+
+    facts: Event = {"workers": world.size, "global_batch": plan.global_batch(world.size)}
+    facts |= {"steps": steps, "steps_per_epoch": per_epoch, "learning_rate": plan.learning_rate, "peak_rate": curve.peak}
+    facts |= {"weights": sum(int(w.size) for w in weights), "precision": precision.dtype}
+    tell({"event": "started", **_where(standing), **facts})
+    if origin is not None:
+        tell({"event": "resumed", **_where(standing), "path": str(origin), "changed": changed})
+
+    share = progress(standing.images // images)
+    while share < 1:
+        start = standing.images // images
+        if start >= per_epoch:  # another number of workers leaves out another rest
+            standing.epoch, standing.images = standing.epoch + 1, 0
+            share = progress(0)
+            continue
+        stream = batches(standing.epoch, start=start)
+        set_training(network, plan.freeze)
+        if hasattr(network, "set_epoch"):
+            network.set_epoch(standing.epoch)
+        for first in range(start, per_epoch, plan.accumulate):
+            count = min(plan.accumulate, per_epoch - first)
+            optimizer.set_lr(curve(share))
+            rates.append(float(optimizer.get_lr()))
+            for micro, batch in enumerate(_next(stream, count, standing, per_epoch)):
+                seed_all(plan.seed, standing.step, micro, world.rank)
+                with averaging(world.all_reduce_mean if world.size > 1 else None):
+                    losses = precision.losses(network, to_tensors(batch.inputs), to_tensors(batch.targets))
+                precision.backward(losses["loss"] / count)
+                window.add(losses)
+            average(weights, world)
+            precision.unscale(optimizer)
+            if plan.clip:
+                clip(weights, *plan.clip)
+            precision.step(optimizer)
+            for weight in weights:
+                weight.clear_gradient(False)  # none rather than zero: what the next step does not use does not decay
+            if ema:
+                ema.update()
+
             standing.step += 1
-            if standing.step % log_every == 0:
-                report(_step_event(standing, losses, rate(progress), before + time.monotonic() - started))
+            standing.images = (first + count) * images
+            if first + count == per_epoch:
+                standing.epoch, standing.images = standing.epoch + 1, 0
+            share = progress(standing.images // images)
+            due = share >= 1 or _at_interval(standing, plan)
+            if due or standing.step % plan.log_interval == 0:
+                log()
+            if due:
+                score_and_save()
+                set_training(network, plan.freeze)
+            if share >= 1:
+                break
 
-        standing.epoch += 1
-        standing.seconds = before + time.monotonic() - started
-        over = length.progress(standing.epoch, standing.seconds) >= 1
-        if over or standing.epoch % evaluate_every == 0:
-            with _averaged(model, ema):
-                scores = evaluate()
-                if standing.best_epoch < 0 or scores["score"] > standing.best_score:
-                    standing.best_score, standing.best_epoch = scores["score"], standing.epoch
-                    save_weights(model, folder / BEST)
-            report({"event": "evaluated", "epoch": standing.epoch, "step": standing.step, **scores})
-        standing.seconds = before + time.monotonic() - started
-        save_checkpoint(folder / CHECKPOINT, model, optimizer, ema, standing)
-    return standing
+    standing.seconds = seconds()
+    best_place = folder / store.BEST
+    result = FitResult(
+        folder=folder,
+        best=best_place if best_place.exists() else None,
+        best_score=standing.best_score,
+        best_epoch=standing.best_epoch,
+        best_step=standing.best_step,
+        epoch=standing.epoch,
+        step=standing.step,
+        seconds=standing.seconds,
+        scores=scores,
+        first_rate=rates[0] if rates else None,
+        highest_rate=max(rates) if rates else None,
+        resumed_from=origin,
+    )
+    tell({"event": "finished", **_where(standing), "seconds": round(standing.seconds, 1), "best_score": standing.best_score})
+    return result
 
 
-def _step_event(standing: Standing, losses: dict[str, paddle.Tensor], rate: float, seconds: float) -> dict[str, Any]:
-    values = {name: round(float(value), 4) for name, value in losses.items()}
-    if not all(math.isfinite(value) for value in values.values()):
-        raise RaysegError(
-            f"step {standing.step}: losses {values} are not finite; training has diverged. "
-            f"Lower the learning rate (now {rate:.2g}) or clip gradients, and start from the checkpoint."
-        )
-    where = {"event": "step", "epoch": standing.epoch, "step": standing.step, "seconds": round(seconds, 1)}
-    return where | {"rate": float(f"{rate:.3g}")} | values
+def _equal_everywhere(count: int, world: World) -> int:
+    """The number of batches of an epoch. Workers that differ in it would wait for each other for ever."""
+    first = int(str(world.agree(count)))
+    off = paddle.to_tensor([float(abs(count - first))])
+    world.all_reduce_mean([off])
+    if off.item() > 0:
+        raise DatasetError(f"rank {world.rank} has {count} batches in an epoch, rank 0 has {first}; every worker needs the same")
+    if count < 1:
+        raise DatasetError("an epoch has no batch: there are fewer images than one batch takes")
+    return count
 
 
-@contextmanager
-def _averaged(model: nn.Layer, ema: Ema) -> Iterator[None]:
-    """Inside, the model has the averaged weights and does not train; afterwards it has its own again."""
-    own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    ema.copy_to(model)
-    model.eval()
-    try:
-        with paddle.no_grad():
-            yield
-    finally:
-        model.set_state_dict(own)
+def _origin(folder: Path, resume: Path | None, world: World) -> Path | None:
+    """The checkpoint to go on from, by rank 0's eyes unless each worker was given one."""
+    if resume is not None:
+        return store.find_checkpoint(Path(resume))
+    newest = world.agree(str(store.latest(folder) or "") if world.rank == 0 else "")
+    return Path(str(newest)) if newest else None
+
+
+def _changes(origin: Path, was: dict[str, Any], plan: Plan) -> dict[str, Any]:
+    """Settings that differ from the checkpoint's, as name: [was, is]; what would make it another run is refused."""
+    now = _plain(plan)
+    changed = {name: [was.get(name), now[name]] for name in now if was.get(name) != now[name]}
+    for name in _KEPT_ON_RESUME:
+        if name in changed:
+            raise ConfigError(f"{origin}: was trained with {name} {changed[name][0]!r}, not {now[name]!r}; choose another folder")
+    return changed
+
+
+def _keep_best(folder: Path, origin: Path, standing: Standing, stem: str) -> None:
+    """Make best_model and the standing agree: a kill may have come between the two, or the checkpoint is from elsewhere."""
+    place = folder / store.BEST
+    if standing.best_step == standing.step:
+        if not place.exists() or store.read_states(place).standing.step != standing.step:
+            store.mark_best(folder, origin, stem=stem)
+    elif not place.exists():
+        standing.best_score, standing.best_step, standing.best_epoch = None, -1, -1
+
+
+def _next(stream: Iterator[Batch], count: int, standing: Standing, per_epoch: int) -> Iterator[Batch]:
+    for _ in range(count):
+        batch = next(stream, None)
+        if batch is None:
+            raise DatasetError(f"epoch {standing.epoch}: the data ended before the {per_epoch} batches they promised")
+        yield batch
+
+
+def _agreed(found: dict[str, float], plan: Plan, world: World) -> dict[str, float]:
+    """Scores that every worker takes for its own."""
+    scores: Any = world.agree({name: float(value) for name, value in found.items()})
+    if plan.metric not in scores:
+        raise ConfigError(f"the evaluation has no {plan.metric!r}; it has {sorted(scores)}")
+    return dict(scores)
+
+
+def _is_best(scores: dict[str, float], standing: Standing, plan: Plan) -> bool:
+    """Whether these are the best scores so far; a score that is no number beats nothing but having none."""
+    if not scores or standing.best_score is None:
+        return True
+    score, best = scores[plan.metric], standing.best_score
+    return math.isnan(best) or (score > best if plan.mode == "max" else score < best)
+
+
+def _at_interval(standing: Standing, plan: Plan) -> bool:
+    if plan.unit == "iterations":
+        return standing.step % plan.eval_interval == 0
+    return standing.images == 0 and standing.epoch % plan.eval_interval == 0
+
+
+def _where(standing: Standing) -> dict[str, int]:
+    return {"epoch": standing.epoch, "step": standing.step}
+
+
+def _plain(plan: Plan) -> dict[str, Any]:
+    """As JSON gives it back."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(plan)))
+    return plain

@@ -1,111 +1,101 @@
-"""What moves the weights: optimizer, learning-rate curve, and the running average of the weights (EMA)."""
+"""What moves the weights: the optimizer, each parameter's own rate and decay, and parameters that do not move at all.
+
+There are no parameter groups, because Paddle (3.3) cuts gradients for each group by itself, so that a global norm would
+not be one, and overwrites the rates that networks give their parameters. Gradients are cut by gradients.py.
+"""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+import difflib
 
-import numpy as np
 import paddle
 from paddle import nn
+from paddle.regularizer import L2Decay
 
 from rayseg.errors import ConfigError
+from rayseg.training.plan import Plan
+
+POSITION_TABLES = ("pos_embed", "relative_position_bias_table")
+"""Last part of the names of learned positions, which like biases are not drawn towards 0."""
+_BACKBONE = "backbone."
+_DECLARED = "declared_learning_rate"
 
 
-@dataclass(frozen=True)
-class Cosine:
-    """Learning rate over a run: a straight rise to `peak`, then half a cosine down to `peak * final`.
+def make_optimizer(network: nn.Layer, plan: Plan) -> paddle.optimizer.Optimizer:
+    """Optimizer over the weights that train; its rate is set before every step.
 
-    It knows the run only as a fraction in [0, 1], so that a run may be measured in steps or in minutes.
-    """
-
-    peak: float
-    warmup: float = 0.03
-    """Share of the run spent rising."""
-    final: float = 0.01
-    """Last rate as a share of the peak."""
-
-    def __post_init__(self) -> None:
-        if not (self.peak > 0 and 0 <= self.warmup < 1 and 0 <= self.final <= 1):
-            raise ConfigError(f"a rate curve needs peak > 0, warmup in [0, 1) and final in [0, 1], got {self}")
-
-    def __call__(self, progress: float) -> float:
-        """Rate when `progress` of the run is done."""
-        progress = min(max(progress, 0.0), 1.0)
-        if progress < self.warmup:
-            return self.peak * progress / self.warmup
-        down = (progress - self.warmup) / (1 - self.warmup)
-        return self.peak * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * down)))
-
-
-def make_optimizer(
-    model: nn.Layer, *, kind: str, weight_decay: float, momentum: float = 0.9, clip_norm: float | None = None
-) -> paddle.optimizer.Optimizer:
-    """Optimizer over the trainable weights; its rate is set before every step.
-
-    Args:
-        kind: "momentum" (SGD with momentum, decay as an L2 term) or "adamw" (decoupled decay).
-        weight_decay: left out for vectors, which are biases and norm parameters.
-        clip_norm: largest norm of all gradients together.
+    A parameter's rate is that times its `optimize_attr["learning_rate"]`, outside the backbone times `plan.head_rate`.
+    Momentum takes the decay as an L2 term of the gradient, AdamW apart from it. Vectors (biases, norms), positions, and
+    parameters whose regularizer is L2Decay(0) do not decay.
 
     Raises:
-        ConfigError: an unknown kind.
+        ConfigError: an unknown optimizer.
     """
-    weights = [p for p in model.parameters() if not p.stop_gradient]
-    clip = nn.ClipGradByGlobalNorm(clip_norm) if clip_norm else None
-    if kind == "adamw":
-        decayed = {p.name for p in weights if p.ndim > 1}
+    weights = {name: p for name, p in network.named_parameters() if not p.stop_gradient}
+    for name, parameter in weights.items():
+        attributes = parameter.optimize_attr
+        declared = attributes.setdefault(_DECLARED, attributes["learning_rate"])
+        attributes["learning_rate"] = declared * (1.0 if name.startswith(_BACKBONE) else plan.head_rate)
+    spared = {name for name, parameter in weights.items() if not decays(name, parameter)}
+    listed = list(weights.values())
+    if plan.optimizer == "adamw":
+        decayed = {parameter.name for name, parameter in weights.items() if name not in spared}
         return paddle.optimizer.AdamW(
-            parameters=weights,
-            weight_decay=weight_decay,
-            apply_decay_param_fun=decayed.__contains__,
-            grad_clip=clip,
+            parameters=listed, weight_decay=float(plan.weight_decay), apply_decay_param_fun=decayed.__contains__
         )
-    if kind == "momentum":
-        groups = [
-            {"params": [p for p in weights if p.ndim > 1], "weight_decay": weight_decay},
-            {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        return paddle.optimizer.Momentum(momentum=momentum, parameters=groups, use_nesterov=True, grad_clip=clip)
-    raise ConfigError(f"optimizer {kind!r} is unknown; choose adamw or momentum")
+    if plan.optimizer == "momentum":
+        for name in spared:
+            weights[name].regularizer = L2Decay(0.0)
+        return paddle.optimizer.Momentum(momentum=plan.momentum, parameters=listed, weight_decay=float(plan.weight_decay))
+    raise ConfigError(f"optimizer {plan.optimizer!r} is unknown; choose adamw or momentum")
 
 
-class Ema:
-    """Exponential running average of everything in a model's state dict.
+def decays(name: str, parameter: paddle.Tensor) -> bool:
+    """Whether weight decay applies to a parameter."""
+    regularizer = getattr(parameter, "regularizer", None)
+    declared_not = isinstance(regularizer, L2Decay) and regularizer._coeff == 0.0
+    return parameter.ndim > 1 and not declared_not and name.rpartition(".")[2] not in POSITION_TABLES
 
-    Early on the average is short, `decay` being capped by (1 + t) / (10 + t) after t steps, so that it does not drag
-    the random start along. That is the "threshold" kind of PaddleDetection's EMA. Counters and other whole numbers are
-    copied.
+
+def applied_rates(network: nn.Layer, optimizer: paddle.optimizer.Optimizer) -> dict[str, float]:
+    """The rate the optimizer applies to each parameter in its next step, read back from it."""
+    own = {id(parameter) for parameter in optimizer._parameter_list}
+    rate = float(optimizer.get_lr())
+    return {
+        name: rate * parameter.optimize_attr["learning_rate"]
+        for name, parameter in network.named_parameters()
+        if id(parameter) in own
+    }
+
+
+def freeze(network: nn.Layer, prefixes: tuple[str, ...]) -> None:
+    """Stop the parameters whose names begin with one of these from training.
+
+    Raises:
+        ConfigError: a beginning that no parameter has, or nothing is left to train.
     """
+    names = dict(network.named_parameters())
+    for prefix in prefixes:
+        chosen = [name for name in names if _is_under(name, prefix)]
+        if not chosen:
+            parts = {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 2)}
+            near = difflib.get_close_matches(prefix, sorted(parts), n=1, cutoff=0.0)
+            raise ConfigError(f"freeze: no parameter's name begins with {prefix!r}. Did you mean {near[0]!r}?")
+        for name in chosen:
+            names[name].stop_gradient = True
+    if all(parameter.stop_gradient for parameter in names.values()):
+        raise ConfigError(f"freeze {list(prefixes)}: nothing is left to train")
 
-    def __init__(self, model: nn.Layer, *, decay: float) -> None:
-        self.decay = decay
-        self.steps = 0
-        self._model = model
-        self._average = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
-    @paddle.no_grad()
-    def update(self) -> None:
-        """Take in the model's present weights."""
-        self.steps += 1
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        for name, tensor in self._model.state_dict().items():
-            average = self._average[name]
-            if average.is_floating_point():
-                average.lerp_(tensor.detach(), 1 - decay)
-            else:
-                average.copy_(tensor, True)
+def set_training(network: nn.Layer, prefixes: tuple[str, ...]) -> None:
+    """Training mode, but for frozen parts: their running statistics stay and nothing is dropped there."""
+    network.train()
+    for name, layer in network.named_sublayers():
+        if any(_is_under(name, prefix) for prefix in prefixes):
+            layer.eval()
 
-    def state_dict(self) -> dict[str, np.ndarray]:
-        """The averaged weights under the model's names."""
-        return {name: tensor.numpy() for name, tensor in self._average.items()}
 
-    def load(self, state: dict[str, np.ndarray], *, steps: int) -> None:
-        """Go on from an earlier average."""
-        self.steps = steps
-        for name, average in self._average.items():
-            average.set_value(state[name])
-
-    def copy_to(self, model: nn.Layer) -> None:
-        """Give the averaged weights to a model of the same shape."""
-        model.set_state_dict(self._average)
+def _is_under(name: str, prefix: str) -> bool:
+    """`backbone.conv1` is under `backbone` and `backbone.`, `backbone2` is not."""
+    prefix = prefix.rstrip(".")
+    return bool(prefix) and (name == prefix or name.startswith(prefix + "."))

@@ -37,7 +37,7 @@ def dashboard(tmp_path_factory) -> Iterator[str]:
     command += [f"--{name}={port}" for name, port in zip(names, ports, strict=True)]
     command += ["--object-store-memory=200000000", "--disable-usage-stats"]
     said = tmp_path_factory.mktemp("head") / "said.txt"
-    # Ray's sockets lie five folders below its own, and the path of a socket has room for 107 bytes: pytest's folders are too deep.
+    # Sockets lie five folders below and their paths have room for 107 bytes: a folder of pytest is too deep.
     folder = tempfile.mkdtemp(prefix="r", dir="/tmp")
     with said.open("wb") as file:
         head = subprocess.Popen(

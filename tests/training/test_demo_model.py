@@ -9,11 +9,10 @@ import pytest
 
 from rayseg.config.load import build, read_yaml
 from rayseg.datasets.coco import CocoInstances
-from rayseg.evaluate import MAX_DETS
 from rayseg.metrics.mask_ap import mask_ap
 from rayseg.predict.model_dir import load_model_dir
 from rayseg.predict.predictor import Predictor
-from rayseg.training.instance import InstanceRun
+from rayseg.training.instance import MAX_DETS, InstanceRun
 
 DEMO = Path(__file__).parents[2] / "demo"
 

@@ -13,9 +13,9 @@ import pytest
 from rayseg.config.load import build, read_yaml
 from rayseg.datasets.coco import CocoInstances
 from rayseg.errors import DatasetError
-from rayseg.evaluate import evaluate
+from rayseg.evaluation.model import evaluate_model
 from rayseg.rle import encode
-from rayseg.training.instance import InstanceRun, build_model, digest, train_instances, trained_model
+from rayseg.training.instance import MAX_DETS, InstanceRun, build_model, digest, train_instances, trained_model
 
 SMALL = InstanceRun(
     epochs=2, width_mult=0.125, num_protos=8, proto_channels=16, input_px=64, crop_px=64, batch_size=2, evaluate_every=1
@@ -53,8 +53,8 @@ def test_a_run_leaves_weights_the_network_loads_and_a_report_of_itself(tmp_path,
     assert set(result["val_mask_ap"]) == {"ap", "ap50", "ap75"}
     assert [e["epoch"] for e in events if e["event"] == "evaluated"] == [1, 2]
     model = trained_model(SMALL, tmp_path / "run" / result["weights"], num_classes=1)
-    again = evaluate(model, painted, input_px=SMALL.input_px)
-    assert round(again.ap, 4) == result["val_mask_ap"]["ap"]
+    again = evaluate_model(model, painted, labels=painted.labels, max_dets=MAX_DETS)
+    assert round(again.mask.ap, 4) == result["val_mask_ap"]["ap"]
     json.dumps(result)
 
 
