@@ -26,7 +26,9 @@ settings.load_profile("rayseg")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what is marked `gpu` where there is none."""
+    """Skip what is marked `gpu` where there is none, and `zoo` unless it is asked for."""
+    if item.get_closest_marker("zoo") and os.environ.get("RAYSEG_ZOO") != "all":
+        pytest.skip("half a minute or more for one network; RAYSEG_ZOO=all runs it")
     if item.get_closest_marker("gpu") and not _has_gpu():
         pytest.skip("needs an NVIDIA GPU and paddlepaddle-gpu")
 

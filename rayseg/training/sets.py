@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rayseg.config.train import Settings
 from rayseg.datasets.coco import CocoInstances
 from rayseg.datasets.files import Reader, read_local
-from rayseg.datasets.layout import Exists, find_instance, find_semantic
+from rayseg.datasets.layout import CLASS_FILES, Exists, find_instance, find_semantic
 from rayseg.datasets.semantic import SemanticPairs
 from rayseg.errors import ConfigError
 from rayseg.models.zoo import find_model
@@ -56,7 +56,10 @@ def open_sets(settings: Settings, *, read: Reader = read_local, exists: Exists |
     lists = find_semantic(general.dataset_dir, **where, read=read, **look)  # type: ignore[arg-type]
     names = lists.class_names
     if wanted is None and names is None:
-        raise ConfigError("Train.num_classes is not set, and the data set has no file with the names of its classes; give either")
+        raise ConfigError(
+            f"Train.num_classes is not set, and {general.dataset_dir} has no {', '.join(CLASS_FILES[:-1])} or {CLASS_FILES[-1]} "
+            "with the names of its classes, one a line; give either"
+        )
     if wanted is not None and names is not None and wanted != len(names):
         raise ConfigError(f"Train.num_classes is {wanted}, but the data set names {len(names)} classes: {', '.join(names)}")
     labels = names or tuple(str(index) for index in range(wanted or 0))

@@ -1,4 +1,4 @@
-"""`ray job submit` of jobs/segment.py against a cluster of its own: the exit status is the job's, submitting again resumes."""
+"""`ray job submit` of jobs/ against a cluster that asks for a token: the exit status is the job's, submitting again resumes."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ from rayseg.pipeline.storage import Store
 from rayseg.pipeline.verify import verify
 from tests.faults.drivers import ROOT, environment
 from tests.pipeline.jobs import archive
+from tests.training.squares import squares
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(900)]
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 MODEL = "fake:instance?raise_on=1,2,3"
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "5e9" * 21 + "0"}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,11 @@ def dashboard(tmp_path_factory) -> Iterator[str]:
     folder = tempfile.mkdtemp(prefix="r", dir="/tmp")
     with said.open("wb") as file:
         head = subprocess.Popen(
-            [*command, f"--temp-dir={folder}"], env=environment(), start_new_session=True, stdout=file, stderr=subprocess.STDOUT
+            [*command, f"--temp-dir={folder}"],
+            env=environment() | TOKEN,
+            start_new_session=True,
+            stdout=file,
+            stderr=subprocess.STDOUT,
         )
     address = f"http://127.0.0.1:{ports[1]}"
     try:
@@ -50,7 +56,7 @@ def dashboard(tmp_path_factory) -> Iterator[str]:
     finally:
         os.killpg(head.pid, signal.SIGTERM)
         try:
-            head.wait(timeout=30)
+            head.wait(timeout=5)
         except subprocess.TimeoutExpired:
             os.killpg(head.pid, signal.SIGKILL)
             head.wait()
@@ -60,28 +66,59 @@ def dashboard(tmp_path_factory) -> Iterator[str]:
 def test_the_status_of_a_submitted_job_is_that_of_its_results_and_submitting_again_resumes(dashboard, tmp_path):
     images, out = archive(tmp_path / "in", 24), tmp_path / "out"
     arguments = [str(images), str(out), "--model", MODEL, "--chunk-images", "4", "--predictors", "1", "--no-report"]
-    status, said = submit(dashboard, arguments)
+    status, said = submit(dashboard, "jobs/segment.py", arguments)
     assert status == 0, said
     found = verify(Store(str(out)))
     assert found.ok and found.planned == 24
     before = sorted(os.listdir(out / "images"))
 
-    status, said = submit(dashboard, arguments)
+    status, said = submit(dashboard, "jobs/segment.py", arguments)
     assert status == 0 and "24 ok" in said, said
     assert sorted(os.listdir(out / "images")) == before
 
     (images / "part-0" / "broken.png").write_bytes(b"no image")
-    status, said = submit(dashboard, [*arguments[:1], str(tmp_path / "other"), *arguments[2:], "--max-failures", "0"])
+    status, said = submit(
+        dashboard, "jobs/segment.py", [*arguments[:1], str(tmp_path / "other"), *arguments[2:], "--max-failures", "0"]
+    )
     assert status != 0 and "--max-failures" in said, said
 
 
-def submit(dashboard: str, arguments: list[str]) -> tuple[int, str]:
-    """(exit status, what it said) of `ray job submit -- python jobs/segment.py ...`."""
+def test_a_submitted_training_is_done_by_workers_of_the_cluster(dashboard, tmp_path):
+    data, out = squares(tmp_path / "data", 6, val=2), tmp_path / "run"
+    given = {
+        "Global.dataset_dir": data,
+        "Global.output": out,
+        "Global.device": "cpu",
+        "Train.num_classes": 2,
+        "Train.epochs_iters": 2,
+        "Train.eval_interval": 2,
+        "Train.batch_size": 2,
+        "Train.train_size": "[64, 64]",
+        "Train.pretrain_weight_path": "scratch",
+        "Train.workers": 1,
+        "Cluster.num_workers": 2,
+        "Cluster.cpus_per_worker": 0.5,
+    }
+    arguments = ["-c", "configs/semantic_segmentation/PP-LiteSeg-T.yaml"]
+    arguments += [part for key, value in given.items() for part in ("-o", f"{key}={value}")]
+    status, said = submit(dashboard, "jobs/train.py", arguments)
+    assert status == 0, said
+    assert "workers=2" in (out / "train.log").read_text()
+    assert (out / "best_model" / "inference" / "inference.yml").exists()
+
+
+def test_without_the_token_nothing_is_submitted(dashboard):
+    status, said = submit(dashboard, "jobs/segment.py", ["--help"], env={"RAY_AUTH_TOKEN": "0" * 64})
+    assert status != 0 and "Forbidden" in said, said
+
+
+def submit(dashboard: str, job: str, arguments: list[str], *, env: dict[str, str] | None = None) -> tuple[int, str]:
+    """(exit status, what it said) of `ray job submit -- python JOB ...`."""
     excluded = json.dumps({"excludes": [".git", "demo", ".venv", "demo-out"]})
     command = [*RAY, "job", "submit", "--address", dashboard, "--working-dir", str(ROOT), "--runtime-env-json", excluded]
     done = subprocess.run(
-        [*command, "--", sys.executable, "jobs/segment.py", *arguments],
-        env=environment(),
+        [*command, "--", sys.executable, job, *arguments],
+        env=environment() | TOKEN | (env or {}),
         capture_output=True,
         text=True,
         timeout=400,
@@ -105,7 +142,10 @@ def _wait_until_it_takes_jobs(address: str, head: subprocess.Popen, said: Path, 
     while True:
         assert head.poll() is None, f"`ray start` ended with {head.returncode}:\n{said.read_text()[-4000:]}"
         try:
-            with urllib.request.urlopen(f"{address}/api/jobs/", timeout=5) as response:
+            request = urllib.request.Request(
+                f"{address}/api/jobs/", headers={"Authorization": f"Bearer {TOKEN['RAY_AUTH_TOKEN']}"}
+            )
+            with urllib.request.urlopen(request, timeout=5) as response:
                 if response.status == 200:
                     return
         except (urllib.error.URLError, OSError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import ray
@@ -18,29 +17,15 @@ from rayseg.pipeline.lock import locked
 from rayseg.pipeline.storage import Store
 from rayseg.predict.model_dir import load_model_dir
 from rayseg.training.run import train
+from tests.training.squares import squares
 from tests.training.toys import arrays_of
 
 IMAGES = 5  # two workers with batches of two fill the second step of an epoch
 
 
 @pytest.fixture
-def squares(tmp_path) -> Path:
-    """Noisy pictures with a bright square each, as PaddleX lays out semantic sets."""
-    root, rng = tmp_path / "data", np.random.default_rng(0)
-    for folder in ("images", "annotations"):
-        (root / folder).mkdir(parents=True)
-    names = []
-    for index in range(IMAGES + 2):
-        picture, mask = rng.integers(0, 60, (64, 64, 3), dtype=np.uint8), np.zeros((64, 64), np.uint8)
-        y, x = rng.integers(0, 32, 2)
-        picture[y : y + 32, x : x + 32] += 180
-        mask[y : y + 32, x : x + 32] = 1
-        cv2.imwrite(str(root / "images" / f"{index}.png"), picture)
-        cv2.imwrite(str(root / "annotations" / f"{index}.png"), mask)
-        names.append(f"images/{index}.png annotations/{index}.png\n")
-    (root / "train.txt").write_text("".join(names[:IMAGES]))
-    (root / "val.txt").write_text("".join(names[IMAGES:]))
-    return root
+def data(tmp_path) -> Path:
+    return squares(tmp_path / "data", IMAGES, val=2)
 
 
 def settings_for(root: Path, output: Path, *, cluster: dict | None = None, **train_changes: object) -> Settings:
@@ -72,10 +57,10 @@ def losses(folder: Path) -> list[float]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_local", "quick_polls")
-def test_two_workers_train_a_model_of_the_zoo_as_one_with_twice_the_batch_does(squares, tmp_path):
+def test_two_workers_train_a_model_of_the_zoo_as_one_with_twice_the_batch_does(data, tmp_path):
     events: list[dict] = []
-    result = train_on_ray(settings_for(squares, tmp_path / "two"), report=events.append)
-    one = settings_for(squares, tmp_path / "one", batch_size=4, workers=0, cluster={"num_workers": 1})
+    result = train_on_ray(settings_for(data, tmp_path / "two"), report=events.append)
+    one = settings_for(data, tmp_path / "one", batch_size=4, workers=0, cluster={"num_workers": 1})
     train(one)
     assert (result.step, result.folder) == (4, tmp_path / "two")
     assert [e["event"] for e in events if e["event"] not in ("step", "evaluated")] == ["started", "saved", "saved", "finished"]
@@ -95,16 +80,16 @@ def test_two_workers_train_a_model_of_the_zoo_as_one_with_twice_the_batch_does(s
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_what_cannot_be_is_refused_before_a_worker_starts(squares, tmp_path):
+def test_what_cannot_be_is_refused_before_a_worker_starts(data, tmp_path):
     with pytest.raises(ConfigError, match="9 workers with 1 CPU each do not fit the cluster, which has room for 4"):
-        train_on_ray(settings_for(squares, tmp_path / "out", cluster={"num_workers": 9, "cpus_per_worker": 1.0}))
-    settings = settings_for(squares, tmp_path / "out").with_values({"Global.device": "gpu:0,1"})
+        train_on_ray(settings_for(data, tmp_path / "out", cluster={"num_workers": 9, "cpus_per_worker": 1.0}))
+    settings = settings_for(data, tmp_path / "out").with_values({"Global.device": "gpu:0,1"})
     with pytest.raises(ConfigError, match="a cluster hands out its own"):
         train_on_ray(settings)
     assert ray.is_initialized()
 
 
 @pytest.mark.usefixtures("ray_local")
-def test_a_second_driver_is_kept_out_of_the_folder(squares, tmp_path):
+def test_a_second_driver_is_kept_out_of_the_folder(data, tmp_path):
     with locked(Store(str(tmp_path / "out"))), pytest.raises(OutputError, match="is writing there now"):
-        train_on_ray(settings_for(squares, tmp_path / "out"))
+        train_on_ray(settings_for(data, tmp_path / "out"))

@@ -21,6 +21,11 @@ from tests.models.semantic_contract import SemanticContract, noise
 class TestDeepLabV3(SemanticContract):
     models: ClassVar = {"Deeplabv3-R50": build_deeplabv3_r50, "Deeplabv3-R101": build_deeplabv3_r101}
 
+    @pytest.mark.zoo
+    @pytest.mark.slow
+    def test_two_images_are_learnt_by_heart(self) -> None:
+        super().test_two_images_are_learnt_by_heart()
+
 
 class TestDeepLabV3Plus(SemanticContract):
     models: ClassVar = {"Deeplabv3_Plus-R50": build_deeplabv3_plus_r50, "Deeplabv3_Plus-R101": build_deeplabv3_plus_r101}

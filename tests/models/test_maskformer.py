@@ -137,6 +137,7 @@ class TestMaskFormer(SemanticContract):
         # while its biases are zero too.
         assert all(name.startswith((f"{FIRST_LAYER}.self_attn", f"{FIRST_LAYER}.norm1.weight")) for name in dead), dead
 
+    @pytest.mark.zoo
     @pytest.mark.slow
     def test_two_images_are_learnt_by_heart(self):
         steps = 40

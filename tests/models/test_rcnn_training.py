@@ -192,8 +192,17 @@ def reference(shared_dir: Path):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-@pytest.mark.parametrize("name", REFERENCE)
-@pytest.mark.parametrize("aligned, case, with_gradients", [(True, "use_random_false", True), (False, "fixed_proposals", False)])
+@pytest.mark.parametrize(
+    "name, aligned, case, with_gradients",
+    [
+        ("MaskRCNN-ResNet50-FPN", True, "use_random_false", True),
+        ("Cascade-MaskRCNN-ResNet50-FPN", True, "use_random_false", True),
+        pytest.param("MaskRCNN-ResNet50", True, "use_random_false", True, marks=pytest.mark.zoo),
+        ("MaskRCNN-ResNet50", False, "fixed_proposals", False),
+        pytest.param("MaskRCNN-ResNet50-FPN", False, "fixed_proposals", False, marks=pytest.mark.zoo),
+        pytest.param("Cascade-MaskRCNN-ResNet50-FPN", False, "fixed_proposals", False, marks=pytest.mark.zoo),
+    ],
+)
 def test_losses_and_gradients_equal_the_reference(reference, shared_dir, monkeypatch, name, aligned, case, with_gradients):
     build, rules = REFERENCE[name]
     model = build(aligned)
@@ -372,6 +381,7 @@ def test_a_region_without_area_spoils_nothing(network, kind):
 # ---- learning
 
 
+@pytest.mark.zoo
 @pytest.mark.slow
 def test_training_learns_two_images_by_heart():
     model = learner("fpn")
@@ -382,7 +392,7 @@ def test_training_learns_two_images_by_heart():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind, per_image", [("cascade", 16), ("c4", 4)])
+@pytest.mark.parametrize("kind, per_image", [("fpn", 16), ("cascade", 16), pytest.param("c4", 4, marks=pytest.mark.zoo)])
 def test_a_few_steps_lower_the_loss(kind, per_image):
     drawn: Drawn = [[(12, 20, 52, 72, 0), (58, 36, 92, 84, 1)], [(24, 16, 84, 60, 1)]]
     losses = train(learner(kind), drawn, steps=10, rules=RegionRules(per_image=per_image))

@@ -557,6 +557,7 @@ def test_an_object_owns_the_cells_around_its_centre_in_the_grids_of_its_size():
     assert sorted(found.cells[found.cells < first]) == [y * 40 + x for y in (8, 9, 10) for x in (8, 9, 10)]
 
 
+@pytest.mark.zoo
 @pytest.mark.slow
 def test_two_images_can_be_learnt_by_heart():
     """The whole network, but for a head of 32 channels instead of 512, from nothing."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import yaml
@@ -19,26 +18,13 @@ from rayseg.predict.predictor import Predictor
 from rayseg.training.checkpoint import latest
 from rayseg.training.run import train
 from rayseg.training.sets import open_sets
+from tests.training.squares import squares
 from tests.training.toys import assert_same
 
 
 @pytest.fixture
-def squares(tmp_path) -> Path:
-    """Six pictures with a bright square each, as PaddleX lays out semantic sets."""
-    root, rng = tmp_path / "data", np.random.default_rng(0)
-    for folder in ("images", "annotations"):
-        (root / folder).mkdir(parents=True)
-    names = []
-    for index in range(6):
-        picture, mask = np.full((64, 64, 3), 30, np.uint8), np.zeros((64, 64), np.uint8)
-        y, x = rng.integers(0, 32, 2)
-        picture[y : y + 32, x : x + 32], mask[y : y + 32, x : x + 32] = 220, 1
-        cv2.imwrite(str(root / "images" / f"{index}.png"), picture)
-        cv2.imwrite(str(root / "annotations" / f"{index}.png"), mask)
-        names.append(f"images/{index}.png annotations/{index}.png\n")
-    (root / "train.txt").write_text("".join(names[:4]))
-    (root / "val.txt").write_text("".join(names[4:]))
-    return root
+def data(tmp_path) -> Path:
+    return squares(tmp_path / "data", 4, val=2)
 
 
 def settings_for(root: Path, output: Path, **train_changes) -> Settings:
@@ -66,13 +52,13 @@ class Stop(Exception):
 
 
 @pytest.mark.slow
-def test_a_stopped_run_of_the_zoo_goes_on_and_leaves_what_paddlex_leaves(tmp_path, squares):
+def test_a_stopped_run_of_the_zoo_goes_on_and_leaves_what_paddlex_leaves(tmp_path, data):
     def stop(event):
         if event["event"] == "saved" and event["step"] == 3:
             raise Stop
 
-    train(settings_for(squares, tmp_path / "whole"))
-    settings = settings_for(squares, tmp_path / "cut")
+    train(settings_for(data, tmp_path / "whole"))
+    settings = settings_for(data, tmp_path / "cut")
     with pytest.raises(Stop):
         train(settings, report=stop)
     events: list = []
@@ -96,25 +82,25 @@ def test_a_stopped_run_of_the_zoo_goes_on_and_leaves_what_paddlex_leaves(tmp_pat
     assert found.labels.shape == (64, 64)
 
 
-def test_settings_and_data_that_disagree_are_refused(tmp_path, squares):
+def test_settings_and_data_that_disagree_are_refused(tmp_path, data):
     with pytest.raises(ConfigError, match="Global.dataset_dir is not set"):
         open_sets(effective(Settings.from_mapping({"Global": {"model": "PP-LiteSeg-T"}})))
-    settings = settings_for(squares, tmp_path / "out", num_classes=None)
+    settings = settings_for(data, tmp_path / "out", num_classes=None)
     with pytest.raises(ConfigError, match="Train.num_classes is not set"):
         open_sets(settings)
-    (squares / "class_names.txt").write_text("back\nsquare\nother\n")
-    (squares / "labels.txt").write_text("back\nsquare\nother\n")
+    (data / "class_names.txt").write_text("back\nsquare\nother\n")
+    (data / "labels.txt").write_text("back\nsquare\nother\n")
     with pytest.raises(ConfigError, match="Train.num_classes is 2, but the data set names 3 classes"):
-        open_sets(settings_for(squares, tmp_path / "out"))
+        open_sets(settings_for(data, tmp_path / "out"))
 
 
 @pytest.mark.slow
-def test_a_run_may_start_from_weights_and_freeze_the_backbone(tmp_path, squares):
-    train(settings_for(squares, tmp_path / "first", epochs_iters=2, eval_interval=2))
+def test_a_run_may_start_from_weights_and_freeze_the_backbone(tmp_path, data):
+    train(settings_for(data, tmp_path / "first", epochs_iters=2, eval_interval=2))
     weights = tmp_path / "first" / "best_model" / "model.pdparams"
     train(
         settings_for(
-            squares, tmp_path / "second", epochs_iters=2, eval_interval=2, pretrain_weight_path=str(weights), freeze=["backbone"]
+            data, tmp_path / "second", epochs_iters=2, eval_interval=2, pretrain_weight_path=str(weights), freeze=["backbone"]
         )
     )
     before, after = read_pdparams(weights), read_pdparams(latest(tmp_path / "second") / "model.pdparams")
