@@ -11,8 +11,7 @@ from . import drivers
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(600)]
 
 
-@pytest.mark.parametrize("predictors", ["1", "3", "1:4"])
-@pytest.mark.parametrize("num_cpus", [1, 2, 3, 8])
+@pytest.mark.parametrize("num_cpus, predictors", [(1, "1"), (1, "1:4"), (2, "3"), (3, "1:4"), (8, "3")])
 def test_a_job_ends_on_so_many_logical_cpus(images, undisturbed, tmp_path, num_cpus, predictors):
     more = ["--predictors", predictors]
     status, said = drivers.run(drivers.segment(images, tmp_path, *more, delay_ms=2, num_cpus=num_cpus), timeout_s=240)
