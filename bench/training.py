@@ -21,6 +21,8 @@ import cv2
 
 from rayseg.datasets.index_mask import read_index_mask
 
+ROOT = Path(__file__).resolve().parents[1]
+
 
 def smaller_copy(source: Path, target: Path, longest: int) -> None:
     """A semantic set in PaddleX's layout (train.txt, val.txt), images and masks scaled down alike."""
@@ -43,11 +45,6 @@ def smaller_copy(source: Path, target: Path, longest: int) -> None:
 
 def run(args: argparse.Namespace, data: Path, workers: int, out: Path) -> dict:
     """One run of `rayseg train`: what it says of itself, and how its loss and score went."""
-    folder = (
-        "instance_segmentation"
-        if (data / "annotations").is_dir() and not (data / "train.txt").exists()
-        else "semantic_segmentation"
-    )
     given = {
         "Global.dataset_dir": data,
         "Global.output": out,
@@ -63,11 +60,12 @@ def run(args: argparse.Namespace, data: Path, workers: int, out: Path) -> dict:
         "Cluster.num_workers": workers,
         "Cluster.cpus_per_worker": args.cpus_per_worker,
     } | dict(pair.split("=", 1) for pair in args.override)
-    command = [sys.executable, "-m", "rayseg.cli", "train", "-q", "-c", f"configs/{folder}/{args.model}.yaml"]
+    (config,) = ROOT.glob(f"configs/*_segmentation/{args.model}.yaml")
+    command = [sys.executable, "-m", "rayseg.cli", "train", "-q", "-c", str(config)]
     for key, value in given.items():
         command += ["-o", f"{key}={value}"]
     start = time.perf_counter()
-    subprocess.run(command, check=True, cwd=Path(__file__).resolve().parents[1], stdout=sys.stderr)
+    subprocess.run(command, check=True, cwd=ROOT, stdout=sys.stderr)
     seconds = time.perf_counter() - start
     result = json.loads((out / "train_result.json").read_text())["rayseg"]
     events = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]

@@ -67,6 +67,7 @@ def _header(row: ZooModel) -> str:
 #
 #   rayseg check-dataset -c {file} -o Global.dataset_dir=DATA
 #   rayseg train         -c {file} -o Global.dataset_dir=DATA -o Global.output=OUT
+#   rayseg tune          -c {file} -o Global.dataset_dir=DATA -o Global.output=OUT
 #
 # then evaluate and export in the same way, or as in PaddleX: rayseg run -c FILE -o Global.mode=train ... These are
 # all settings, each with its default; -o Section.key=value changes one. Written by configs/make.py: change that, not this."""

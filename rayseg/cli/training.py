@@ -1,4 +1,4 @@
-"""`rayseg check-dataset | train | evaluate | export | run`: commands that a file of settings describes.
+"""`rayseg check-dataset | train | tune | evaluate | export | run`: commands that a file of settings describes.
 
 `rayseg train -c FILE` and, as in PaddleX, `rayseg run -c FILE -o Global.mode=train` are the same call.
 """
@@ -27,6 +27,7 @@ def add_commands(command: Declare) -> None:
     """Declare them."""
     _settings_flags(command("check-dataset", _as("check_dataset"), "look at every image and annotation of a data set"))
     _settings_flags(command("train", _as("train"), "fine-tune a model of the zoo"))
+    _settings_flags(command("tune", _as("tune"), "search settings of training, many trials at once"))
     sub = command("evaluate", evaluate, "score weights on the validation part, or a finished job of `rayseg segment`")
     sub.add_argument("out", metavar="OUT", nargs="?", help="score this job from its tables, without running a model")
     sub.add_argument(
@@ -88,11 +89,12 @@ def _as(mode: str) -> Callable[[argparse.Namespace], int]:
 def _run(settings: Settings, args: argparse.Namespace) -> int:
     from rayseg.models.defaults import effective
 
-    settings = effective(settings)
+    given, settings = settings, effective(settings)
     if not args.quiet:
         print(settings.to_yaml(), flush=True)
     act = ACTS[settings.general.mode]
-    return recorded(settings, lambda known: act(known, args))
+    # What is left open follows the parameters of each trial
+    return recorded(settings, lambda known: act(given if known.general.mode == "tune" else known, args))
 
 
 def _check_dataset(settings: Settings, args: argparse.Namespace) -> Outcome:
@@ -119,6 +121,16 @@ def _train(settings: Settings, args: argparse.Namespace) -> Outcome:
 
         result = train_on_ray(settings, report=lambda event: log.info("%s", describe(event)))
     print(f"{result.best}: {settings.search.metric} {result.best_score}")
+    return Outcome()
+
+
+def _tune(settings: Settings, args: argparse.Namespace) -> Outcome:
+    from rayseg.tuning.search import tune
+    from rayseg.tuning.watching import describe
+
+    result = tune(settings, report=lambda event: log.info("%s", describe(event)))
+    print(result.to_text())
+    print(f"\n{result.best_model}: {result.metric} {result.best.best_score} by trial {result.best.id}")
     return Outcome()
 
 
@@ -166,6 +178,7 @@ def _predict(settings: Settings, args: argparse.Namespace) -> Outcome:
 ACTS: dict[str, Callable[[Settings, argparse.Namespace], Outcome]] = {
     "check_dataset": _check_dataset,
     "train": _train,
+    "tune": _tune,
     "evaluate": _evaluate,
     "export": _export,
     "predict": _predict,

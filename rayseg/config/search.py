@@ -1,4 +1,4 @@
-"""The section Search: which settings of Train are tried, with what values, and how trials are chosen and stopped.
+"""The section Search: which settings are tried, with what values, and how trials are chosen and stopped.
 
 Whether a setting exists and takes such a value is checked in train.py, which knows the sections.
 """
@@ -17,6 +17,17 @@ KINDS = ("grid", "choice", "uniform", "loguniform", "randint")
 RANGES = ("uniform", "loguniform", "randint")
 SEARCHERS = ("random", "grid", "optuna")
 SCHEDULERS = ("none", "asha", "median")
+SEARCHED_BESIDES_TRAIN = ("Global.model", "Global.train_annotations")
+"""What decides how well a network is trained: these, and the section Train. The rest says where things are, how trials are
+scored, which has to be the same for all, or what a trial may use of the cluster, which they share."""
+NOT_SEARCHED = {
+    "Train.resume_path": "it goes on with one run; every trial starts from Train.pretrain_weight_path",
+    "Train.log_interval": "it changes nothing of what is trained",
+    "Train.keep_checkpoints": "it changes nothing of what is trained",
+    "Train.workers": "it changes nothing of what is trained",
+    "Train.num_classes": "it is the data's",
+}
+"""Settings of Train that no search is about, and why."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +69,12 @@ class Dimension:
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """A search over settings of Train."""
+    """A search over settings of Train, the model, or the annotations it is trained on."""
 
     space: tuple[dict[str, Dimension], ...] = ()
     """Stages, one after another; each begins with the best settings of the one before. Keys such as Train.learning_rate."""
     num_samples: int = 1
-    """How many are drawn; how often each point is repeated where all is grid."""
+    """How many are drawn; how often each point is repeated where all is grid, with Train.seed one higher each time."""
     searcher: str = "random"
     """random: grids are crossed and the rest is drawn; grid: nothing is drawn; optuna: learns from earlier trials."""
     scheduler: str = "none"
@@ -81,7 +92,7 @@ class SearchSettings:
     seed: int = 0
     """Of what is drawn."""
     max_failures: int = 0
-    """How often a trial that failed is tried again."""
+    """How often a trial that failed is tried again, from its last checkpoint."""
 
     def __post_init__(self) -> None:
         one_of("Search.searcher", self.searcher, SEARCHERS)

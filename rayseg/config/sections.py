@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from rayseg.config.checks import above, at_least, no_none_in_words, one_of, within
 from rayseg.errors import ConfigError
 
-MODES = ("check_dataset", "train", "evaluate", "export", "predict")
+MODES = ("check_dataset", "train", "tune", "evaluate", "export", "predict")
 SOURCES = ("LabelMe", "VOC")
 AMP = ("OFF", "O1", "O2")
 OPTIMIZERS = ("momentum", "adamw")
@@ -28,7 +28,7 @@ class GlobalSettings:
     model: str
     """Name in the zoo."""
     mode: str = "check_dataset"
-    """What `rayseg run` does: check_dataset, train, evaluate, export or predict."""
+    """What `rayseg run` does: check_dataset, train, tune, evaluate, export or predict."""
     dataset_dir: str | None = None
     """Folder or URL of a data set in PaddleX's layout."""
     image_dir: str | None = None

@@ -16,7 +16,7 @@ from typing import Any
 from rayseg.config.cluster import ClusterSettings
 from rayseg.config.load import build, nearest, parse_overrides, read_yaml, to_yaml
 from rayseg.config.paddlex_yaml import translate
-from rayseg.config.search import Dimension, SearchSettings, parse_space
+from rayseg.config.search import NOT_SEARCHED, SEARCHED_BESIDES_TRAIN, Dimension, SearchSettings, parse_space
 from rayseg.config.sections import (
     CheckDatasetSettings,
     EvaluateSettings,
@@ -57,7 +57,7 @@ class Settings:
         self._check_device()
         for stage in self.search.space:
             for key, dimension in stage.items():
-                _check_dimension(self.train, key, dimension)
+                _check_dimension(self, key, dimension)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], *, where: str = "settings") -> Settings:
@@ -171,17 +171,21 @@ def _put(values: dict[str, Any], dotted: str, value: Any) -> None:
     inside[last] = value
 
 
-def _check_dimension(train: TrainSettings, key: str, dimension: Dimension) -> None:
+def _check_dimension(settings: Settings, key: str, dimension: Dimension) -> None:
     """A search may change what decides how well a network is trained; it must be a setting that takes every value."""
     section, _, name = key.partition(".")
-    names = [f.name for f in dataclasses.fields(TrainSettings)]
-    if section != "Train" or name not in names:
+    known = [f"Train.{f.name}" for f in dataclasses.fields(TrainSettings)] + [*SEARCHED_BESIDES_TRAIN]
+    if key in NOT_SEARCHED:
+        raise ConfigError(f"Search.space: {key} cannot be searched: {NOT_SEARCHED[key]}")
+    if key not in known:
         raise ConfigError(
-            f"Search.space: {key!r} is no setting of Train, and only those can be searched{nearest(name or key, names)}"
+            f"Search.space: {key!r} cannot be searched; that can be any setting of Train, {' and '.join(SEARCHED_BESIDES_TRAIN)}"
+            f"{nearest(key, known)}"
         )
+    attribute, kind = SECTIONS[section]
     for value in dimension.probes():
-        plain = translate("Train", {name: value}, where="Search.space")
-        build(TrainSettings, {**vars(train), **plain}, where=f"Search.space: {key}")
+        plain = translate(section, {name: value}, where="Search.space")
+        build(kind, {**vars(getattr(settings, attribute)), **plain}, where=f"Search.space: {key}")
 
 
 def _plain(value: Any) -> Any:

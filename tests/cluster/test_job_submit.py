@@ -84,9 +84,27 @@ def test_the_status_of_a_submitted_job_is_that_of_its_results_and_submitting_aga
 
 
 def test_a_submitted_training_is_done_by_workers_of_the_cluster(dashboard, tmp_path):
-    data, out = squares(tmp_path / "data", 6, val=2), tmp_path / "run"
+    out = tmp_path / "run"
+    status, said = submit(dashboard, "jobs/train.py", [*settings(tmp_path, out), "-o", "Cluster.num_workers=2"])
+    assert status == 0, said
+    assert "workers=2" in (out / "train.log").read_text()
+    assert (out / "best_model" / "inference" / "inference.yml").exists()
+
+
+def test_a_submitted_search_runs_its_trials_on_the_cluster(dashboard, tmp_path):
+    out = tmp_path / "search"
+    space = "Search.space={Train.learning_rate: [0.001, 0.002]}"
+    status, said = submit(dashboard, "jobs/tune.py", [*settings(tmp_path, out), "-o", space])
+    assert status == 0, said
+    trials = json.loads((out / "tune_result.json").read_text())["trials"]
+    assert [(trial["status"], trial["first_rate"]) for trial in trials] == [("done", 0.001), ("done", 0.002)]
+    assert (out / "best_model" / "inference" / "inference.yml").exists()
+
+
+def settings(folder: Path, out: Path) -> list[str]:
+    """Flags of a run of two steps on small pictures."""
     given = {
-        "Global.dataset_dir": data,
+        "Global.dataset_dir": squares(folder / "data", 6, val=2),
         "Global.output": out,
         "Global.device": "cpu",
         "Train.num_classes": 2,
@@ -96,15 +114,12 @@ def test_a_submitted_training_is_done_by_workers_of_the_cluster(dashboard, tmp_p
         "Train.train_size": "[64, 64]",
         "Train.pretrain_weight_path": "scratch",
         "Train.workers": 1,
-        "Cluster.num_workers": 2,
+        "Train.scale_rate": "false",
+        "Train.warmup_steps": 0,
         "Cluster.cpus_per_worker": 0.5,
     }
-    arguments = ["-c", "configs/semantic_segmentation/PP-LiteSeg-T.yaml"]
-    arguments += [part for key, value in given.items() for part in ("-o", f"{key}={value}")]
-    status, said = submit(dashboard, "jobs/train.py", arguments)
-    assert status == 0, said
-    assert "workers=2" in (out / "train.log").read_text()
-    assert (out / "best_model" / "inference" / "inference.yml").exists()
+    flags = ["-c", "configs/semantic_segmentation/PP-LiteSeg-T.yaml"]
+    return flags + [part for key, value in given.items() for part in ("-o", f"{key}={value}")]
 
 
 def test_without_the_token_nothing_is_submitted(dashboard):

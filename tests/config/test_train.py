@@ -321,9 +321,12 @@ def test_a_space_is_one_mapping_or_stages():
 @pytest.mark.parametrize(
     "search, message",
     [
-        ({"space": {"Train.learning_rat": [1]}}, "no setting of Train, .* did you mean 'learning_rate'"),
-        ({"space": {"learning_rate": [1]}}, "'learning_rate' is no setting of Train, .* did you mean 'learning_rate'"),
-        ({"space": {"Global.output": ["a", "b"]}}, "only those can be searched"),
+        ({"space": {"Train.learning_rat": [1]}}, "'Train.learning_rat' cannot be searched; .* mean 'Train.learning_rate'"),
+        ({"space": {"learning_rate": [1]}}, "any setting of Train, .* did you mean 'Train.learning_rate'"),
+        ({"space": {"Global.output": ["a", "b"]}}, "'Global.output' cannot be searched; .* Global.model"),
+        ({"space": {"Evaluate.batch_size": [1, 2]}}, "'Evaluate.batch_size' cannot be searched"),
+        ({"space": {"Train.resume_path": ["a"]}}, "Train.resume_path cannot be searched: it goes on with one run"),
+        ({"space": {"Global.train_annotations": ["a.json"]}}, "come as a pair"),
         ({"space": {"Train.learning_rate": [1e-3, 0]}}, "Train.learning_rate must be above 0, got 0"),
         ({"space": {"Train.epochs_iters": [1, 2.5]}}, "expected int or null, got 2.5"),
         ({"space": {"Train.epochs_iters": {"uniform": [1, 5]}}}, "expected int or null, got 1.0"),

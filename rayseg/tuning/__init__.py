@@ -1,0 +1,1 @@
+"""Searching settings on a cluster with Ray Tune; `search.py` has the one call."""
