@@ -81,23 +81,25 @@ def unit_id(uri: str, page: int = 0, window: Window | None = None) -> int:
 
 @dataclass(frozen=True)
 class Unit:
-    """One row of the plan: a whole image, or one page of a multi-page file.
+    """One row of the plan: a whole image, one page of a multi-page file, or one tile of a scene.
 
     Attributes:
         uri: where the file is, as the listing found it.
         page: 0 for files with one picture.
         bytes: file size, None where the source does not tell.
         version: etag or modification time, to tell a replaced file from the planned one.
+        window: pixels of the scene that a tile covers; None for whole images.
     """
 
     uri: str
     page: int = 0
     bytes: int | None = None
     version: str | None = None
+    window: Window | None = None
 
     @property
     def unit_id(self) -> int:
-        return unit_id(self.uri, self.page)
+        return unit_id(self.uri, self.page, self.window)
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ class LedgerRow:
 
 def plan_table(units: Iterable[Unit]) -> pa.Table:
     """Rows of the plan, in the order given."""
-    rows = [{"unit_id": u.unit_id, "window": None, **asdict(u)} for u in units]
+    rows = [{"unit_id": u.unit_id, **asdict(u)} for u in units]
     return pa.Table.from_pylist(rows, schema=PLAN)
 
 

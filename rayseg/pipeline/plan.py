@@ -14,6 +14,7 @@ import logging
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rayseg.errors import SourceError
+from rayseg.geometry import Window
 from rayseg.pipeline.sources import Source, expand, read_manifest
 from rayseg.pipeline.storage import Store
 from rayseg.tables import PLAN, Unit, plan_table
@@ -33,6 +35,7 @@ _BUCKETS = 64
 _MERGE_UNITS = 200_000
 _LIST_UNITS = 50_000
 _RUNS = "plan/.runs"
+_KEYS = ("uri", "page", "y0", "x0", "y1", "x1")
 _TASK_CPUS = 0.5
 
 
@@ -122,8 +125,13 @@ def chunks(plan: Plan, shard: str, table: pa.Table, done: np.ndarray) -> Iterato
     for number, (start, stop) in enumerate(_cuts(sizes, plan.chunk_images, plan.chunk_bytes)):
         keep = np.flatnonzero(left[start:stop]) + start
         if keep.size:
-            rows = table.take(pa.array(keep)).select(["uri", "page", "bytes", "version"]).to_pylist()
-            yield Chunk(f"{shard}-{number:05d}-{_name_hash(table['unit_id'].to_numpy()[keep])}", tuple(Unit(**r) for r in rows))
+            rows = table.take(pa.array(keep)).select(["uri", "page", "bytes", "version", "window"]).to_pylist()
+            name = f"{shard}-{number:05d}-{_name_hash(table['unit_id'].to_numpy()[keep])}"
+            yield Chunk(name, tuple(_unit(**row) for row in rows))
+
+
+def _unit(*, window: dict[str, int] | None, **values: Any) -> Unit:
+    return Unit(**values, window=Window(**window) if window else None)
 
 
 def shard_of(chunk_name: str) -> str:
@@ -209,7 +217,7 @@ def _merge_group(store: Store, runs: list[str], group: int, buckets: tuple[int, 
         bucket = table["bucket"]
         keep = pc.and_(pc.greater_equal(bucket, buckets[0]), pc.less(bucket, buckets[1]))
         parts.append(table.filter(keep).drop_columns("bucket"))
-    table = _without_doubles(pa.concat_tables(parts).sort_by([("uri", "ascending"), ("page", "ascending")]))
+    table = _without_doubles(_in_order(pa.concat_tables(parts)))
     out = []
     for number, start in enumerate(range(0, table.num_rows, SHARD_UNITS)):
         shard = table.slice(start, SHARD_UNITS)
@@ -225,14 +233,26 @@ def _overlaps(file: pq.ParquetFile, row_group: int, buckets: tuple[int, int]) ->
     return stats is None or not stats.has_min_max or (stats.min < buckets[1] and stats.max >= buckets[0])
 
 
+def _in_order(table: pa.Table) -> pa.Table:
+    """Sorted by uri and page; the tiles of a scene from top to bottom, then from left to right."""
+    keys = pa.table(_key_columns(table), names=_KEYS)
+    return table.take(pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in _KEYS]))
+
+
+def _key_columns(table: pa.Table) -> list[pa.ChunkedArray]:
+    """What tells units apart, in the order of `_KEYS`; corners are null for whole images."""
+    window = table["window"]
+    return [table["uri"], table["page"], *(pc.struct_field(window, [name]) for name in _KEYS[2:])]
+
+
 def _without_doubles(table: pa.Table) -> pa.Table:
-    """Rows sorted by uri and page, each once."""
+    """Rows sorted by uri, page and window, each once."""
     if table.num_rows < 2:
         return table
-    same = pc.and_(
-        pc.equal(table["uri"].slice(1), table["uri"].slice(0, table.num_rows - 1)),
-        pc.equal(table["page"].slice(1), table["page"].slice(0, table.num_rows - 1)),
-    ).to_numpy()
+    same = np.ones(table.num_rows - 1, dtype=bool)
+    for column in _key_columns(table):
+        values = column.fill_null(-1) if pa.types.is_integer(column.type) else column
+        same &= pc.equal(values.slice(1), values.slice(0, table.num_rows - 1)).to_numpy()
     table = table.filter(pa.array(np.concatenate([[True], ~same])))
     ids = np.sort(table["unit_id"].to_numpy())
     if (ids[1:] == ids[:-1]).any():

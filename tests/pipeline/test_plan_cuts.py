@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayseg.errors import SourceError
+from rayseg.geometry import Window
 from rayseg.pipeline import plan as planning
 from rayseg.pipeline.plan import UNKNOWN_BYTES, Plan, chunks, shard_of
 from rayseg.tables import Unit, plan_table
@@ -57,6 +58,16 @@ def test_doubled_units_are_dropped_and_pages_are_kept():
     units = [Unit("a"), Unit("a"), Unit("a", page=1), Unit("b"), Unit("b")]
     table = planning._without_doubles(plan_table(units))
     assert list(zip(table["uri"].to_pylist(), table["page"].to_pylist(), strict=True)) == [("a", 0), ("a", 1), ("b", 0)]
+
+
+def test_tiles_of_a_scene_are_units_of_their_own_in_reading_order():
+    windows = [Window(x, y, x + 8, y + 8) for y in (0, 8) for x in (0, 8)]
+    units = [Unit("b"), *(Unit("a", window=w) for w in reversed(windows)), Unit("a", window=windows[2]), Unit("a")]
+    table = planning._without_doubles(planning._in_order(plan_table(units)))
+    plan = Plan(table.num_rows, ("00-00000",), "", 100, 10**9, 0)
+    (chunk,) = chunks(plan, "00-00000", table, np.empty(0, np.int64))
+    assert [(u.uri, u.window) for u in chunk.units] == [*(("a", w) for w in windows), ("a", None), ("b", None)]
+    assert [u.unit_id for u in chunk.units] == table["unit_id"].to_pylist()
 
 
 def test_two_names_with_one_id_are_refused():
