@@ -16,16 +16,12 @@ import ray.train
 from ray.train import Checkpoint
 
 from rayseg.config.train import Settings
-from rayseg.datasets.coco import CocoInstances
 from rayseg.distributed.tasks import TaskBatches, task_cpus
 from rayseg.distributed.world import current_world
 from rayseg.errors import OutputError
-from rayseg.geometry import Size
 from rayseg.training.checkpoint import latest, read_states
-from rayseg.training.data.build import make_batches
-from rayseg.training.data.work import instance_work, semantic_work
 from rayseg.training.loop import Event, FitResult, Report
-from rayseg.training.run import Job, train
+from rayseg.training.run import Job, own_batches, train
 from rayseg.training.source import BatchSource
 from rayseg.training.world import World
 
@@ -96,19 +92,7 @@ def kept_checkpoint(folder: Path, world: World) -> Iterator[Path | None]:
 
 def _from_tasks(settings: Settings, world: World) -> Any:
     def make(job: Job) -> BatchSource:
-        train_set = job.sets.train
-        work = instance_work(train_set) if isinstance(train_set, CocoInstances) else semantic_work(train_set)
-        height, width = settings.train.train_size or job.row.typical_input.hw
-        recipe = make_batches(
-            job.row,
-            work,
-            batch_size=job.plan.batch_size,
-            train_size=Size(height, width),
-            seed=job.plan.seed,
-            augment=settings.train.augment,
-            rank=world.rank,
-            size=world.size,
-        )
+        recipe = own_batches(settings, job, world, workers=0)
         tasks = settings.train.workers
         share: Any = world.agree(task_cpus(tasks * world.size))
         log.info("each of %d workers has images prepared by %d tasks with %g CPUs each", world.size, tasks, share)

@@ -30,13 +30,26 @@ LOG, HISTORY, TABLE, CURVES, BOARD = "train.log", "history.jsonl", "history.csv"
 _PLACE = ("event", "epoch", "step", "progress", "seconds")
 
 
+def read_history(folder: Path) -> list[Event]:
+    """The events a run wrote down, in whole lines; a kill may have cut the last."""
+    path, events = folder / HISTORY, []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict) and "event" in event:
+            events.append(event)
+    return events
+
+
 class Journal:
     """Receives the events of a run."""
 
     def __init__(self, folder: Path, *, after_step: int = 0) -> None:
         """`after_step`: what an earlier process of the run wrote about later steps is taken back."""
         self._folder = folder
-        told = _read_history(folder / HISTORY)
+        told = read_history(folder)
         self._events = [event for event in told if event.get("step", 0) <= after_step] if after_step else []
         if len(self._events) != len(told):
             _replace(folder / HISTORY, "".join(json.dumps(event) + "\n" for event in self._events))
@@ -92,19 +105,6 @@ def _values(event: Event) -> dict[str, float]:
         for name, value in event.items()
         if name not in _PLACE and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }
-
-
-def _read_history(path: Path) -> list[Event]:
-    """Whole lines; a kill may have cut the last."""
-    events = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict) and "event" in event:
-            events.append(event)
-    return events
 
 
 def _replace(path: Path, text: str) -> None:

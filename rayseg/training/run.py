@@ -27,6 +27,7 @@ from rayseg.models.zoo import ZooModel, find_model
 from rayseg.predict.export import export_model
 from rayseg.training import checkpoint as store
 from rayseg.training.data.build import make_batches
+from rayseg.training.data.loader import Batches
 from rayseg.training.data.work import instance_work, semantic_work
 from rayseg.training.loop import Evaluate, FitResult, Report, fit, no_report
 from rayseg.training.plan import Plan, plan_from
@@ -86,7 +87,7 @@ def train(
         pretrained = settings.train.pretrain_weight_path
         if origin is None and pretrained not in (None, SCRATCH):
             load_weights(network, str(pretrained))  # the other workers get them from rank 0
-    source = batches(job) if batches else _own_batches(settings, job, network, world)
+    source = batches(job) if batches else own_batches(settings, job, world, workers=settings.train.workers)
     try:
         result = fit(
             network,
@@ -114,6 +115,23 @@ def prepare(settings: Settings) -> Job:
     row = find_model(settings.general.model)
     stem = "best_model" if row.task == "instance" else "model"
     return Job(row, plan_from(settings), open_sets(settings), Path(settings.general.output), stem)
+
+
+def own_batches(settings: Settings, job: Job, world: World, *, workers: int) -> Batches:
+    """This worker's share of the training set, prepared by so many processes; 0 prepares in this one."""
+    train_set = job.sets.train
+    height, width = settings.train.train_size or job.row.typical_input.hw
+    return make_batches(
+        job.row,
+        instance_work(train_set) if isinstance(train_set, CocoInstances) else semantic_work(train_set),
+        batch_size=job.plan.batch_size,
+        train_size=Size(height, width),
+        seed=job.plan.seed,
+        augment=settings.train.augment,
+        rank=world.rank,
+        size=world.size,
+        workers=workers,
+    )
 
 
 def device_of(settings: Settings) -> str:
@@ -178,25 +196,6 @@ def _origin(settings: Settings, folder: Path, world: World) -> Path | None:
     if newest:
         return Path(str(newest))
     return store.find_checkpoint(Path(wished)) if wished is not None else None
-
-
-def _own_batches(settings: Settings, job: Job, network: Network, world: World) -> BatchSource:
-    train_set = job.sets.train
-    work = instance_work(train_set) if isinstance(train_set, CocoInstances) else semantic_work(train_set)
-    height, width = settings.train.train_size or job.row.typical_input.hw
-    source: BatchSource = make_batches(
-        job.row,
-        work,
-        batch_size=job.plan.batch_size,
-        train_size=Size(height, width),
-        seed=job.plan.seed,
-        augment=settings.train.augment,
-        preprocess=network.preprocess,
-        rank=world.rank,
-        size=world.size,
-        workers=settings.train.workers,
-    )
-    return source
 
 
 def _own_evaluate(settings: Settings, world: World) -> Callable[[Job], Evaluate]:

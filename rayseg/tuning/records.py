@@ -16,9 +16,10 @@ from typing import Any, Literal
 
 from rayseg.config.train import Settings
 from rayseg.errors import JobMismatch, OutputError
+from rayseg.training.journal import read_history
 from rayseg.tuning.points import Parameters, Point
 
-TRIALS, NAME, ASKED, HISTORY = "trials", "trial.json", "tune.json", "history.jsonl"
+TRIALS, NAME, ASKED = "trials", "trial.json", "tune.json"
 Status = Literal["running", "done", "stopped", "failed"]
 FREE = {
     "Global": ("mode", "output", "device"),
@@ -144,19 +145,6 @@ def with_history(out: Path, record: Record, *, metric: str) -> Record:
         first_rate_step=record.first_rate_step if record.first_rate_step is not None or first is None else 0,
         highest_rate=_highest(record.highest_rate, rates),
     )
-
-
-def read_history(folder: Path) -> list[dict[str, Any]]:
-    """The events a run wrote down; a line that a kill has cut is left out."""
-    path, out = folder / HISTORY, []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict) and "event" in event:
-            out.append(event)
-    return out
 
 
 def evaluations(events: Sequence[Mapping[str, Any]], metric: str, *, until_step: int | None = None) -> list[dict[str, Any]]:

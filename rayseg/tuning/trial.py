@@ -23,8 +23,9 @@ from rayseg.config.train import Settings
 from rayseg.errors import OutputError
 from rayseg.pipeline.lock import locked
 from rayseg.pipeline.storage import Store
+from rayseg.training.journal import read_history
 from rayseg.tuning.points import Point, trial_settings
-from rayseg.tuning.records import Record, begun, evaluations, folder_of, read_history, with_history, write_record
+from rayseg.tuning.records import Record, begun, evaluations, folder_of, with_history, write_record
 from rayseg.tuning.room import Room
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -180,17 +179,6 @@ def networks() -> dict[str, MaskRCNN]:
 
 
 # ---- the reference numbers
-
-
-@pytest.fixture(scope="module")
-def reference(shared_dir: Path):
-    """The module that fills weights and compares traces."""
-    sys.path.insert(0, str(shared_dir / "zoo"))
-    try:
-        import compare
-    finally:
-        sys.path.pop(0)
-    return compare
 
 
 @pytest.mark.parametrize("name", BUILDERS)

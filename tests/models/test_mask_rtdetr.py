@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -31,17 +30,6 @@ SIDE = 64
 SMALL = HGNetV2Size(stem=(8, 8), layers=2, inner=(4, 4, 8, 8), outer=(8, 16, 16, 16), blocks=(1, 1, 2, 1))
 # The module that comes with the reference numbers leaves files to the garbage collector.
 reads_reference = pytest.mark.filterwarnings("ignore::ResourceWarning")
-
-
-@pytest.fixture(scope="module")
-def reference(shared_dir: Path):
-    """The module that fills weights and compares traces."""
-    sys.path.insert(0, str(shared_dir / "zoo"))
-    try:
-        import compare
-    finally:
-        sys.path.pop(0)
-    return compare
 
 
 def tiny(num_classes: int = 3) -> MaskRTDETR:

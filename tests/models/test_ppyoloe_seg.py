@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,17 +24,6 @@ NAME = "PP-YOLOE_seg-S"
 SIDE = 96
 # The module that comes with the reference numbers leaves files to the garbage collector.
 reads_reference = pytest.mark.filterwarnings("ignore::ResourceWarning")
-
-
-@pytest.fixture(scope="module")
-def reference(shared_dir: Path):
-    """The module that fills weights and compares traces."""
-    sys.path.insert(0, str(shared_dir / "zoo"))
-    try:
-        import compare
-    finally:
-        sys.path.pop(0)
-    return compare
 
 
 @pytest.fixture(scope="module")

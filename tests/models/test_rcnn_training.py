@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -177,17 +176,6 @@ REFERENCE = {
     # The numbers of this one were made with fewer regions than its settings ask for.
     "MaskRCNN-ResNet50": (lambda aligned: build_mask_rcnn_c4(aligned=aligned), RegionRules(per_image=64)),
 }
-
-
-@pytest.fixture(scope="module")
-def reference(shared_dir: Path):
-    """The module that fills weights and makes images."""
-    sys.path.insert(0, str(shared_dir / "zoo"))
-    try:
-        import compare
-    finally:
-        sys.path.pop(0)
-    return compare
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,17 +37,6 @@ HW = (64, 96)
 LABELS = ("round", "square", "long")
 # The module that comes with the reference numbers leaves files to the garbage collector.
 reads_reference = pytest.mark.filterwarnings("ignore::ResourceWarning")
-
-
-@pytest.fixture(scope="module")
-def reference(shared_dir: Path):
-    """The module that fills weights and compares traces."""
-    sys.path.insert(0, str(shared_dir / "zoo"))
-    try:
-        import compare
-    finally:
-        sys.path.pop(0)
-    return compare
 
 
 @pytest.fixture(scope="module")

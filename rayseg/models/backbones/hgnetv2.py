@@ -15,6 +15,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from rayseg.models.blocks.conv_bn import frozen_batch_norm
+
 STRIDES = (4, 8, 16, 32)
 
 
@@ -207,13 +209,9 @@ class _FrozenConvBN(nn.Layer):
             weight_attr=paddle.ParamAttr(learning_rate=lr_mult, initializer=nn.initializer.KaimingNormal()),
             bias_attr=False,
         )
-        self.bn = nn.BatchNorm2D(channels_out, weight_attr=_frozen(), bias_attr=_frozen(), use_global_stats=True)
+        self.bn = frozen_batch_norm(channels_out)
         self.relu = relu
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         x = self.bn(self.conv(x))
         return F.relu(x) if self.relu else x
-
-
-def _frozen() -> paddle.ParamAttr:
-    return paddle.ParamAttr(learning_rate=0.0, regularizer=paddle.regularizer.L2Decay(0.0), trainable=False)

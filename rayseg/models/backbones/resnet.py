@@ -16,6 +16,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from rayseg.models.blocks.conv_bn import frozen_batch_norm
+
 Variant = Literal["b", "d"]
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 STAGE_WIDTHS = (64, 128, 256, 512)
@@ -210,7 +212,7 @@ class _FrozenConvBN(nn.Layer):
             weight_attr=paddle.ParamAttr(learning_rate=lr_mult),
             bias_attr=False,
         )
-        self.norm = nn.BatchNorm2D(channels_out, weight_attr=_frozen(), bias_attr=_frozen(), use_global_stats=True)
+        self.norm = frozen_batch_norm(channels_out)
         self.relu = relu
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
@@ -235,7 +237,3 @@ def _block_name(number: int, count: int, index: int) -> str:
     if number == 4 and count > 10:
         return "res4a" if index == 0 else f"res4b{index}"
     return f"res{number}{chr(ord('a') + index)}"
-
-
-def _frozen() -> paddle.ParamAttr:
-    return paddle.ParamAttr(learning_rate=0.0, regularizer=paddle.regularizer.L2Decay(0.0), trainable=False)

@@ -35,6 +35,14 @@ class ConvBN(nn.Layer):
         return x if self.act is None else self.act(x)
 
 
+def frozen_batch_norm(channels: int) -> nn.BatchNorm2D:
+    """A batch norm that never learns or counts: it keeps the statistics and factors it was loaded with."""
+    attributes = [
+        paddle.ParamAttr(learning_rate=0.0, regularizer=paddle.regularizer.L2Decay(0.0), trainable=False) for _ in range(2)
+    ]
+    return nn.BatchNorm2D(channels, weight_attr=attributes[0], bias_attr=attributes[1], use_global_stats=True)
+
+
 def no_weight_decay() -> paddle.ParamAttr:
     """The attribute of a parameter that L2 decay must leave alone, whatever the optimizer is told."""
     return paddle.ParamAttr(regularizer=paddle.regularizer.L2Decay(0.0))
