@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from rayseg.datasets.index_mask import read_index_mask
 
@@ -41,6 +42,25 @@ def smaller_copy(source: Path, target: Path, longest: int) -> None:
         shutil.copy(source / part, target / part)
     if (source / "labels.txt").exists():
         shutil.copy(source / "labels.txt", target / "labels.txt")
+
+
+def squares(root: Path, *, images: int = 16, side: int = 128) -> Path:
+    """A small semantic set for runs without `--data`; a quarter of it is for validation."""
+    random, lines = np.random.default_rng(0), []
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    for index in range(images):
+        picture, mask = random.integers(0, 60, (side, side, 3), dtype=np.uint8), np.zeros((side, side), np.uint8)
+        y, x = random.integers(0, side // 2, 2)
+        picture[y : y + side // 2, x : x + side // 2] += 180
+        mask[y : y + side // 2, x : x + side // 2] = 1
+        cv2.imwrite(str(root / f"images/{index}.png"), picture)
+        cv2.imwrite(str(root / f"masks/{index}.png"), mask)
+        lines.append(f"images/{index}.png masks/{index}.png\n")
+    (root / "train.txt").write_text("".join(lines[images // 4 :]))
+    (root / "val.txt").write_text("".join(lines[: images // 4]))
+    (root / "labels.txt").write_text("background\nsquare\n")
+    return root
 
 
 def run(args: argparse.Namespace, data: Path, workers: int, out: Path) -> dict:
@@ -85,12 +105,12 @@ def run(args: argparse.Namespace, data: Path, workers: int, out: Path) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="data set in PaddleX's layout")
+    parser.add_argument("--data", type=Path, help="data set in PaddleX's layout; left out: noisy pictures of bright squares")
     parser.add_argument("--model", default="PP-LiteSeg-T")
     parser.add_argument("--longest", type=int, help="of a semantic set: longest side of the images that are used")
-    parser.add_argument("--train-size", type=int, nargs=2, default=(384, 384))
-    parser.add_argument("--length", type=int, default=300, help="epochs of an instance model, iterations of a semantic one")
-    parser.add_argument("--evaluations", type=int, default=5)
+    parser.add_argument("--train-size", type=int, nargs=2, default=(96, 96))
+    parser.add_argument("--length", type=int, default=20, help="epochs of an instance model, iterations of a semantic one")
+    parser.add_argument("--evaluations", type=int, default=2)
     parser.add_argument("--batch", type=int, default=4, help="images of a step, over all workers")
     parser.add_argument("--rate", type=float, default=0.01)
     parser.add_argument("--weights", default="scratch")
@@ -103,7 +123,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        data = args.data.resolve()
+        data = args.data.resolve() if args.data else squares(Path(folder, "squares"))
         if args.longest:
             smaller_copy(data, Path(folder, "data"), args.longest)
             data = Path(folder, "data")
