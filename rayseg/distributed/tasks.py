@@ -64,8 +64,8 @@ class TaskBatches:
         def stack(step: Step) -> Batch:
             return self._recipe.collate([next(images) for _ in step.visits])
 
-        with ThreadPoolExecutor(1, thread_name_prefix="rayseg-stack") as thread:
-            try:
+        try:
+            with ThreadPoolExecutor(1, thread_name_prefix="rayseg-stack") as thread:
                 upcoming: Future[Batch] | None = None
                 for step in steps:
                     ready, upcoming = upcoming, thread.submit(stack, step)
@@ -73,8 +73,8 @@ class TaskBatches:
                         yield ready.result()
                 if upcoming is not None:
                     yield upcoming.result()
-            finally:
-                thread.submit(images.close)
+        finally:
+            images.close()
 
     def close(self) -> None:
         """Nothing is left between epochs; here because the loader of one process has it."""

@@ -162,10 +162,13 @@ def fit(
         event = {"event": "step", **_where(standing), "progress": round(share, 6), "seconds": round(seconds(), 1)}
         tell(event | {"rate": float(f"{rates[-1]:.6g}"), **{name: float(f"{value:.6g}") for name, value in losses.items()}})
         if not all(math.isfinite(value) for value in losses.values()):
-            raise RaysegError(
-                f"step {standing.step}: losses {losses} are not finite; training has diverged. Lower the learning rate "
-                f"(now {rates[-1]:.2g}) or clip gradients, and go on from the last checkpoint."
-            )
+            raise RaysegError(diverged(f"losses {losses} are not finite"))
+
+    def diverged(what: str) -> str:
+        return (
+            f"step {standing.step}: {what}; training has diverged. Lower Train.learning_rate (the rate is {rates[-1]:.2g} now) "
+            "or clip gradients (Train.clip=10), and start again: the run goes on from its last checkpoint, if there is one"
+        )
 
     def score_and_save() -> None:
         if evaluate is not None:
@@ -214,8 +217,13 @@ def fit(
             rates.append(float(optimizer.get_lr()))
             for micro, batch in enumerate(_next(stream, count, standing, per_epoch)):
                 seed_all(plan.seed, standing.step, micro, world.rank)
-                with averaging(world.all_reduce_mean if world.size > 1 else None):
-                    losses = precision.losses(network, to_tensors(batch.inputs), to_tensors(batch.targets))
+                try:
+                    with averaging(world.all_reduce_mean if world.size > 1 else None):
+                        losses = precision.losses(network, to_tensors(batch.inputs), to_tensors(batch.targets))
+                except (ValueError, RuntimeError) as error:
+                    if all(bool(paddle.isfinite(weight).all()) for weight in weights):
+                        raise
+                    raise RaysegError(diverged("weights are not finite")) from error  # some operators refuse NaN
                 precision.backward(losses["loss"] / count)
                 window.add(losses)
             average(weights, world)

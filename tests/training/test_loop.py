@@ -179,7 +179,7 @@ def test_the_rates_are_read_back_from_the_optimizer(tmp_path):
 
 
 def test_a_loss_that_is_no_number_stops_the_run_before_it_is_saved(tmp_path):
-    with pytest.raises(RaysegError, match=r"step 10: losses .*nan.* Lower the learning rate"):
+    with pytest.raises(RaysegError, match=r"step 10: losses .*nan.* Lower Train.learning_rate"):
         run(tmp_path, plan_of(eval_interval=1), data=ToyData(poison=3))
     assert latest(tmp_path).name == "epoch_3"
 
@@ -254,6 +254,28 @@ def test_data_that_end_early_are_named(tmp_path):
 def test_no_data_at_all_are_refused(tmp_path):
     with pytest.raises(DatasetError, match="an epoch has no batch"):
         run(tmp_path, data=ToyData(steps_per_epoch=0))
+
+
+def test_an_operator_that_refuses_what_is_no_number_is_a_run_that_has_diverged(tmp_path):
+    class Strict(Toy):
+        def loss(self, inputs, targets):
+            found = super().loss(inputs, targets)
+            if not np.isfinite(float(found["loss"])):
+                raise ValueError("input must be greater than or equal to 0")
+            return found
+
+    plan = plan_of(learning_rate=3e38, optimizer="momentum", log_interval=100)
+    with pytest.raises(RaysegError, match="weights are not finite; training has diverged"):
+        run(tmp_path, plan, network=Strict())
+
+
+def test_an_error_of_the_network_comes_out_as_it_is(tmp_path):
+    class Broken(Toy):
+        def loss(self, inputs, targets):
+            raise ValueError("no such layer")
+
+    with pytest.raises(ValueError, match="no such layer"):
+        run(tmp_path, network=Broken())
 
 
 def test_a_warm_up_longer_than_the_run_is_refused(tmp_path):

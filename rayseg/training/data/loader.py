@@ -93,8 +93,8 @@ class Batches:
         def stack(step: Step) -> Batch:
             return self.collate([next(images) for _ in step.visits])
 
-        with ThreadPoolExecutor(1, thread_name_prefix="rayseg-stack") as thread:
-            try:
+        try:
+            with ThreadPoolExecutor(1, thread_name_prefix="rayseg-stack") as thread:
                 upcoming: Future[Batch] | None = None
                 for step in steps:
                     ready, upcoming = upcoming, thread.submit(stack, step)
@@ -102,14 +102,14 @@ class Batches:
                         yield ready.result()
                 if upcoming is not None:
                     yield upcoming.result()
-            except ProcessDied as error:
-                self.close()
-                raise RaysegError(
-                    "a process that prepares images died; the system kills the largest when memory runs out. "
-                    f"Lower Train.workers (now {self.workers}) or Train.batch_size and start again: the run goes on where it was"
-                ) from error
-            finally:
-                thread.submit(images.close)
+        except ProcessDied as error:
+            self.close()
+            raise RaysegError(
+                "a process that prepares images died; the system kills the largest when memory runs out. "
+                f"Lower Train.workers (now {self.workers}) or Train.batch_size and start again: the run goes on where it was"
+            ) from error
+        finally:
+            images.close()
 
     def _in_order(self, steps: Sequence[Step], epoch: int) -> Generator[Arrays]:
         self._pool = pool = self._pool or Processes(self.augment_one, self.workers)
