@@ -8,7 +8,7 @@
 # What may be given:
 #
 #   PYTHON=python3.12       interpreter for .venv (default: the first usable of python3.12, python3.11, python3)
-#   EXTRAS=gpu,s3,dev       what is installed with rayseg (default: cpu,s3,dev); the same with each call
+#   EXTRAS=gpu,s3,geo,dev   what is installed with rayseg (default: cpu,s3,geo,dev); the same with each call
 #   WORKERS=4               test processes (default: 2)
 #   TESTS='-m "not slow"'   further arguments for pytest
 
@@ -17,7 +17,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .PHONY: help demo test check lint format bench
 
-EXTRAS ?= cpu,s3,dev
+EXTRAS ?= cpu,s3,geo,dev
 WORKERS ?= 2
 PYTHON ?=
 TESTS ?=
