@@ -20,16 +20,37 @@ from paddle.nn.layer.norm import _BatchNormBase
 L = TypeVar("L", bound=nn.Layer)
 
 
+class BackwardOrder:
+    """Makes the backward passes of the layers of a network talk to the other workers in one order.
+
+    What runs first in a backward pass depends on the graph, and graphs differ between workers: losses look at the objects of
+    their own images. So a tensor without meaning goes from each layer to the next; its gradient comes back the other way round.
+    """
+
+    def __init__(self) -> None:
+        self.token: paddle.Tensor | None = None
+
+    def tie(self, loss: paddle.Tensor) -> paddle.Tensor:
+        """The loss, with nothing added, such that its backward pass also goes through layers this worker's loss left out."""
+        token, self.token = self.token, None
+        return loss if token is None else loss + token.astype(loss.dtype).sum() * 0.0
+
+
 class SharedBatchNorm(nn.Layer):
     """A batch norm that takes mean and variance over the workers' batches together. Channels first, any number of axes.
 
     Shares weight, bias and running statistics with the layer it stands for, under the same names. In evaluation it does what
     that layer does. The workers may hold batches of different size. All workers must come by here equally often: one that
     skips this layer leaves the others waiting.
+
+    Args:
+        layer: what it stands for.
+        order: one for all layers of a network.
     """
 
-    def __init__(self, layer: _BatchNormBase) -> None:
+    def __init__(self, layer: _BatchNormBase, order: BackwardOrder) -> None:
         super().__init__()
+        self._order = order
         self.weight, self.bias = layer.weight, layer.bias
         self._mean, self._variance = layer._mean, layer._variance
         self._momentum, self._epsilon = layer._momentum, layer._epsilon
@@ -42,7 +63,11 @@ class SharedBatchNorm(nn.Layer):
                 x, self._mean, self._variance, self.weight, self.bias, training=False, epsilon=self._epsilon
             )
         with paddle.amp.auto_cast(enable=False):
-            normal, mean, variance = _Normalise.apply(x.astype("float32"), self._epsilon)
+            token = self._order.token
+            if token is None:
+                token = paddle.zeros([1])
+                token.stop_gradient = False
+            normal, mean, variance, self._order.token = _Normalise.apply(x.astype("float32"), token, self._epsilon)
             with paddle.no_grad():
                 # Paddle's rule: the share `momentum` of the old stays, and the variance is that of the batch, uncorrected
                 for kept, new in ((self._mean, mean), (self._variance, variance)):
@@ -55,20 +80,24 @@ class SharedBatchNorm(nn.Layer):
             return normal.astype(x.dtype)
 
 
-def share_batch_norms(network: L) -> L:
+def share_batch_norms(network: L, order: BackwardOrder | None = None) -> L:
     """Replace, in place, every batch norm that looks at its batch by one that looks at all workers' batches.
 
     Layers with `use_global_stats` (frozen ones) stay: they look at no batch. Names in `state_dict` do not change.
 
+    Args:
+        order: whose `tie` the losses pass; needed where the losses of two workers may use different parts of the network.
+
     Raises:
         NotImplementedError: a batch norm with channels last; the zoo has none.
     """
+    order = order or BackwardOrder()
     if _follows_batch(network):
-        return _shared(network)
+        return _shared(network, order)
     for parent in network.sublayers(include_self=True):
         for name, child in list(parent.named_children()):
             if _follows_batch(child):
-                setattr(parent, name, _shared(child))
+                setattr(parent, name, _shared(child, order))
     return network
 
 
@@ -76,11 +105,11 @@ def _follows_batch(layer: nn.Layer) -> bool:
     return isinstance(layer, _BatchNormBase) and not isinstance(layer, nn.SyncBatchNorm) and not layer._use_global_stats
 
 
-def _shared(layer: Any) -> Any:
+def _shared(layer: Any, order: BackwardOrder) -> Any:
     if layer._data_format[1] != "C":
         raise NotImplementedError(f"{layer}: batch norm over workers is written for channels first")
     if distributed.get_backend() != "NCCL":
-        return SharedBatchNorm(layer)
+        return SharedBatchNorm(layer, order)
     kernel = nn.SyncBatchNorm(layer._num_features, layer._momentum, layer._epsilon, data_format=layer._data_format)
     kernel.weight, kernel.bias, kernel._mean, kernel._variance = layer.weight, layer.bias, layer._mean, layer._variance
     kernel.training = layer.training
@@ -88,10 +117,10 @@ def _shared(layer: Any) -> Any:
 
 
 class _Normalise(PyLayer):
-    """(x - mean) / sqrt(variance + epsilon) over all workers; also returns mean and variance, which carry no gradient."""
+    """(x - mean) / sqrt(variance + epsilon) over all workers; also mean and variance, which carry no gradient, and the token."""
 
     @staticmethod
-    def forward(ctx: Any, x: paddle.Tensor, epsilon: float) -> tuple[paddle.Tensor, paddle.Tensor, paddle.Tensor]:
+    def forward(ctx: Any, x: paddle.Tensor, token: paddle.Tensor, epsilon: float) -> tuple[paddle.Tensor, ...]:
         axes = [0, *range(2, x.ndim)]
         shape = [1, -1] + [1] * (x.ndim - 2)
         count = x.size // x.shape[1]
@@ -107,17 +136,21 @@ class _Normalise(PyLayer):
         normal = (x - mean.reshape(shape)) * scale.reshape(shape)
         ctx.save_for_backward(normal, scale, total)
         ctx.mark_non_differentiable(mean, variance)
-        return normal, mean, variance
+        ctx.learns = not x.stop_gradient  # the same on all workers
+        return normal, mean, variance, token + 0.0
 
     @staticmethod
-    def backward(ctx: Any, gradient: paddle.Tensor, *_: paddle.Tensor) -> paddle.Tensor:
+    def backward(ctx: Any, gradient: paddle.Tensor, *more: paddle.Tensor) -> tuple[paddle.Tensor | None, paddle.Tensor]:
+        token = paddle.zeros([1])
+        if not ctx.learns:
+            return None, token
         normal, scale, total = ctx.saved_tensor()
         axes = [0, *range(2, gradient.ndim)]
         shape = [1, -1] + [1] * (gradient.ndim - 2)
         sums = paddle.concat([gradient.sum(axes), (gradient * normal).sum(axes)])
         distributed.all_reduce(sums)
         of_gradient, of_product = (part.reshape(shape) for part in (sums / total).split(2))
-        return scale.reshape(shape) * (gradient - of_gradient - normal * of_product)
+        return scale.reshape(shape) * (gradient - of_gradient - normal * of_product), token
 
 
 def _gathered(row: paddle.Tensor) -> paddle.Tensor:

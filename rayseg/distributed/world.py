@@ -13,7 +13,7 @@ import numpy as np
 import paddle
 from paddle import distributed
 
-from rayseg.distributed.sync_batch_norm import share_batch_norms
+from rayseg.distributed.sync_batch_norm import BackwardOrder, share_batch_norms
 from rayseg.training.world import ALONE, Json, N, World
 
 T = TypeVar("T")
@@ -36,6 +36,7 @@ class PaddleWorld(World):
     def __init__(self) -> None:
         self.rank = distributed.get_rank()
         self.size = distributed.get_world_size()
+        self._order = BackwardOrder()
 
     @paddle.no_grad()
     def all_reduce_mean(self, tensors: Sequence[paddle.Tensor]) -> None:
@@ -83,7 +84,11 @@ class PaddleWorld(World):
 
     def synced(self, network: N) -> N:
         """The network, its batch norms computed over all workers; the layers are replaced in place."""
-        return share_batch_norms(network)
+        return share_batch_norms(network, self._order)
+
+    def tied(self, loss: paddle.Tensor) -> paddle.Tensor:
+        """See `World`; the rates of change are those of the loss itself."""
+        return self._order.tie(loss)
 
 
 def current_world() -> World:

@@ -14,26 +14,29 @@ from contextvars import ContextVar
 import paddle
 
 Mean = Callable[[Sequence[paddle.Tensor]], None]
-_mean: ContextVar[Mean | None] = ContextVar("mean over workers", default=None)
+_mean: ContextVar[tuple[Mean | None, int]] = ContextVar("mean over workers", default=(None, 1))
 
 
-def over_workers(count: paddle.Tensor) -> paddle.Tensor:
+def over_workers(count: paddle.Tensor, *, least: float | None = None) -> paddle.Tensor:
     """The mean of a count over the workers, without gradient; with one process the count.
 
     Every worker must come here equally often, so never from within a branch that depends on the data.
+
+    Args:
+        least: of the sum over all workers; a smaller one counts as this.
     """
-    mean = _mean.get()
-    if mean is None:
-        return count
-    shared = count.detach().astype("float32").clone()
-    mean([shared])
-    return shared.astype(count.dtype)
+    mean, workers = _mean.get()
+    if mean is not None:
+        shared = count.detach().astype("float32").clone()
+        mean([shared])
+        count = shared.astype(count.dtype)
+    return count if least is None else count.clip(min=least / workers)
 
 
 @contextmanager
-def averaging(mean: Mean | None) -> Iterator[None]:
-    """Inside, `over_workers` replaces tensors by their mean with this function, in place."""
-    token = _mean.set(mean)
+def averaging(mean: Mean | None, workers: int = 1) -> Iterator[None]:
+    """Inside, `over_workers` replaces tensors by their mean over so many workers with this function, in place."""
+    token = _mean.set((mean, workers))
     try:
         yield
     finally:

@@ -218,13 +218,13 @@ def fit(
             for micro, batch in enumerate(_next(stream, count, standing, per_epoch)):
                 seed_all(plan.seed, standing.step, micro, world.rank)
                 try:
-                    with averaging(world.all_reduce_mean if world.size > 1 else None):
+                    with averaging(world.all_reduce_mean if world.size > 1 else None, world.size):
                         losses = precision.losses(network, to_tensors(batch.inputs), to_tensors(batch.targets))
                 except (ValueError, RuntimeError) as error:
                     if all(bool(paddle.isfinite(weight).all()) for weight in weights):
                         raise
                     raise RaysegError(diverged("weights are not finite")) from error  # some operators refuse NaN
-                precision.backward(losses["loss"] / count)
+                precision.backward(world.tied(losses["loss"]) / count)
                 window.add(losses)
             average(weights, world)
             precision.unscale(optimizer)

@@ -145,7 +145,7 @@ def test_a_cross_entropy_over_workers_is_that_of_the_whole_batch():
     whole = float(cross_entropy(paddle.to_tensor(logits), paddle.to_tensor(labels)))
 
     def work(world):
-        with averaging(world.all_reduce_mean):
+        with averaging(world.all_reduce_mean, 2):
             part = slice(world.rank, world.rank + 1)
             return float(cross_entropy(paddle.to_tensor(logits[part]), paddle.to_tensor(labels[part])))
 
@@ -153,6 +153,15 @@ def test_a_cross_entropy_over_workers_is_that_of_the_whole_batch():
     assert np.mean(parts) == pytest.approx(whole, rel=1e-5)
     apart = [float(cross_entropy(paddle.to_tensor(logits[[k]]), paddle.to_tensor(labels[[k]]))) for k in (0, 1)]
     assert abs(np.mean(apart) - whole) > 0.01
+
+
+def test_the_least_that_a_count_may_be_is_that_of_all_workers_together():
+    def work(world):
+        with averaging(world.all_reduce_mean, 2):
+            return [float(over_workers(paddle.to_tensor(count), least=1.0)) for count in (0.1 * world.rank, 1.0 + world.rank)]
+
+    assert together(2, work) == [[0.5, 1.5], [0.5, 1.5]]
+    assert float(over_workers(paddle.to_tensor(0.1), least=1.0)) == 1.0
 
 
 def test_a_count_of_one_process_is_left_as_it_is():

@@ -62,7 +62,7 @@ def ppyoloe_seg_loss(
     boxes = boxes_from_distances(points, head.mean_distances(raw.distributions))
     assigned = _assign(raw, boxes, targets, num_classes=head.num_classes, use_atss=use_atss)
 
-    normalizer = over_workers(assigned.scores.sum()).clip(min=1.0)
+    normalizer = over_workers(assigned.scores.sum(), least=1.0)
     loss_cls = _varifocal(raw.scores, assigned, head.num_classes) / normalizer
     positive = paddle.nonzero((assigned.labels != head.num_classes).flatten()).flatten()
     if positive.shape[0] == 0:
