@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import cv2
@@ -21,7 +20,7 @@ from rayseg.errors import ConfigError, RaysegError
 from rayseg.training.data.arrays import Arrays
 from rayseg.training.data.collate import Batch
 from rayseg.training.data.epoch import Step
-from rayseg.training.data.loader import AugmentOne, Batches
+from rayseg.training.data.loader import AugmentOne, Batches, stacked_ahead
 
 RETRIES = 10
 """How often a task is run again after its process or node was lost."""
@@ -59,22 +58,7 @@ class TaskBatches:
             RaysegError: the processes of tasks died again and again.
         """
         steps = list(self._recipe.order.steps(epoch, start=start))
-        images = self._in_order(steps, epoch)
-
-        def stack(step: Step) -> Batch:
-            return self._recipe.collate([next(images) for _ in step.visits])
-
-        try:
-            with ThreadPoolExecutor(1, thread_name_prefix="rayseg-stack") as thread:
-                upcoming: Future[Batch] | None = None
-                for step in steps:
-                    ready, upcoming = upcoming, thread.submit(stack, step)
-                    if ready is not None:
-                        yield ready.result()
-                if upcoming is not None:
-                    yield upcoming.result()
-        finally:
-            images.close()
+        return stacked_ahead(steps, self._in_order(steps, epoch), self._recipe.collate)
 
     def close(self) -> None:
         """Nothing is left between epochs; here because the loader of one process has it."""

@@ -20,6 +20,8 @@ from rayseg.training.data.processes import ProcessDied, Processes
 
 AugmentOne = Callable[[Any, int, int, int], Arrays]
 """(reference, epoch, visit, step) -> arrays of one image."""
+Stack = Callable[[Sequence[Arrays]], Batch]
+"""Arrays of a step's images -> their batch."""
 
 
 class Batches:
@@ -37,7 +39,7 @@ class Batches:
         self,
         references: Sequence[Any],
         augment_one: AugmentOne,
-        collate: Callable[[Sequence[Arrays]], Batch],
+        collate: Stack,
         order: EpochOrder,
         *,
         workers: int = 0,
@@ -88,28 +90,14 @@ class Batches:
 
     def _ahead(self, steps: Sequence[Step], epoch: int) -> Iterator[Batch]:
         """While one batch is used, a thread stacks the next and processes work on those after it."""
-        images = self._in_order(steps, epoch)
-
-        def stack(step: Step) -> Batch:
-            return self.collate([next(images) for _ in step.visits])
-
         try:
-            with ThreadPoolExecutor(1, thread_name_prefix="rayseg-stack") as thread:
-                upcoming: Future[Batch] | None = None
-                for step in steps:
-                    ready, upcoming = upcoming, thread.submit(stack, step)
-                    if ready is not None:
-                        yield ready.result()
-                if upcoming is not None:
-                    yield upcoming.result()
+            yield from stacked_ahead(steps, self._in_order(steps, epoch), self.collate)
         except ProcessDied as error:
             self.close()
             raise RaysegError(
                 "a process that prepares images died; the system kills the largest when memory runs out. "
                 f"Lower Train.workers (now {self.workers}) or Train.batch_size and start again: the run goes on where it was"
             ) from error
-        finally:
-            images.close()
 
     def _in_order(self, steps: Sequence[Step], epoch: int) -> Generator[Arrays]:
         self._pool = pool = self._pool or Processes(self.augment_one, self.workers)
@@ -128,3 +116,26 @@ class Batches:
 
     def _reference(self, visit: int) -> Any:
         return self.references[visit % self.order.images]
+
+
+def stacked_ahead(steps: Sequence[Step], images: Generator[Arrays], collate: Stack) -> Iterator[Batch]:
+    """The batches of some steps, a thread stacking one while the one before is in use.
+
+    Args:
+        images: those of all steps, in order; closed in the end.
+    """
+
+    def stack(step: Step) -> Batch:
+        return collate([next(images) for _ in step.visits])
+
+    try:
+        with ThreadPoolExecutor(1, thread_name_prefix="rayseg-stack") as thread:
+            upcoming: Future[Batch] | None = None
+            for step in steps:
+                ready, upcoming = upcoming, thread.submit(stack, step)
+                if ready is not None:
+                    yield ready.result()
+            if upcoming is not None:
+                yield upcoming.result()
+    finally:
+        images.close()
