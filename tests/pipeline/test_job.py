@@ -163,7 +163,9 @@ def test_too_many_failures_stop_the_job_and_keep_what_is_done(tmp_path, limit):
         (source / f"bad-{i}.png").write_text("x")
     with pytest.raises(TooManyFailures, match=r"images failed, --max-failures allows"):
         run(source, tmp_path / "out", max_failures=limit, chunk_images=2)
-    assert verify(Store(str(tmp_path / "out"))).n_problems == 0
+    # A task may have been stopped within its commit; the next run sweeps what it left.
+    allowed = ("has no ledger file: orphan", "is planned but not in the ledger")
+    assert all(any(text in problem for text in allowed) for problem in verify(Store(str(tmp_path / "out"))).problems)
     result = run(source, tmp_path / "out", max_failures="40%", chunk_images=2)
     assert result.complete
     assert result.within_limit
