@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib import resources
 from pathlib import Path
 
 from rayseg.config.train import Settings
-from rayseg.pipeline.report.markup import count, duration, lines, moment, plural, section, short, table, text
+from rayseg.pipeline.report.markup import count, document, duration, lines, moment, plural, section, short, table, text
 from rayseg.tuning.records import Record, write_text
 from rayseg.tuning.result import TuneResult, best_record, folder_name, shown_score, shown_value
 
 NAME = "tune.html"
-# No request leaves the page and no script runs in it, whatever a setting contains.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _WIDTH, _HEIGHT = 560, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 10, 36
 _STYLE = """
@@ -44,25 +41,10 @@ def write_page(result: TuneResult, *, settings: Settings) -> Path:
 
 def render(result: TuneResult, *, settings: Settings) -> str:
     """The whole page."""
-    style = resources.files("rayseg.pipeline.report").joinpath("style.css").read_text(encoding="utf-8") + _STYLE
     body = [_header(result), _figures(result), _best(result), _curves(result)]
     body += [_stage(result, number, records) for number, records in enumerate(result.stages, start=1)]
     body += [_details(settings), f"<footer>Written {text(moment(datetime.now(UTC).isoformat()))}</footer>"]
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{text(result.model)} · rayseg tune</title>
-<style>
-{style}</style>
-</head>
-<body>
-{"".join(f"{part}{chr(10)}" for part in body if part)}</body>
-</html>
-"""
+    return document(f"{result.model} · rayseg tune", body, style=_STYLE)
 
 
 def _header(result: TuneResult) -> str:

@@ -5,18 +5,14 @@
 
 from __future__ import annotations
 
-from importlib import resources
-
 import numpy as np
 
 from rayseg.pipeline.report import charts, query
 from rayseg.pipeline.report.facts import Facts
-from rayseg.pipeline.report.markup import count, duration, lines, moment, plural, rate, section, share, text
+from rayseg.pipeline.report.markup import count, document, duration, lines, moment, plural, rate, section, share, text
 from rayseg.pipeline.report.numbers import failures, found, time
 from rayseg.pipeline.report.pictures import pictures
 
-# No request leaves the page and no script runs in it, whatever a file name contains.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _MOST_LABELS = 40
 # Said elsewhere on the page, or able to hold credentials.
 _UNLISTED = ("source", "out", "model", "source_options", "out_options")
@@ -24,26 +20,9 @@ _UNLISTED = ("source", "out", "model", "source_options", "out_options")
 
 def render(facts: Facts) -> str:
     """The whole page."""
-    style = resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8")
     parts = [_header(facts), _figures(facts), pictures(facts), found(facts), failures(facts), time(facts)]
     parts += [_queries(facts), _details(facts), _footer(facts)]
-    body = "\n".join(part for part in parts if part)
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{text(_title(facts))} · rayseg report</title>
-<style>
-{style}</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
+    return document(f"{_title(facts)} · rayseg report", parts)
 
 
 def _title(facts: Facts) -> str:
