@@ -2,6 +2,7 @@
 # make test    run the test suite
 # make check   formatting, lint, types, tests
 # make bench   run the benchmarks, results in bench/results/
+# make docs    build the documentation, site/index.html
 # make format  put the code into the project's format
 #
 # Each first sets up what it needs in .venv: no root, nothing but the package index, with your own pip configuration.
@@ -15,7 +16,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: help demo test check lint format bench
+.PHONY: help demo test check lint format bench docs
 
 EXTRAS ?= cpu,s3,geo,dev
 WORKERS ?= 2
@@ -69,6 +70,12 @@ bench: $(READY)
 	  echo "== $$script"
 	  $(BIN)/python "$$script" --out "bench/results/$$(basename "$$script" .py).json"
 	done
+
+docs: $(READY)
+	@$(BIN)/python -c 'import mkdocs, mkdocstrings' 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS),docs]'
+	$(BIN)/python -m mkdocs build --strict --quiet
+	echo "file://$(CURDIR)/site/index.html"
 
 # The stamp is touched last, so that an interrupted set-up is taken up again. An interpreter is tried, not only looked for: some
 # that are found do not run, and Debian's cannot make a virtual environment without python3-venv.

@@ -22,8 +22,11 @@ PUBLIC = {
     "Window": "rayseg.geometry",
     "build_model": "rayseg.models.zoo",
     "connected": "rayseg.pipeline.runtime",
+    "create_model": "rayseg.paddlex.create",
+    "create_pipeline": "rayseg.paddlex.create",
     "load_model_dir": "rayseg.predict.model_dir",
     "load_weights": "rayseg.models.weights",
+    "read_results": "rayseg.pipeline.results_of_job",
     "run_job": "rayseg.pipeline.job",
 }
 _MODULES = ("errors", "rle")

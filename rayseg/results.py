@@ -128,6 +128,21 @@ class SemanticMap:
         return Instances(self.size, np.asarray(boxes), np.ones(len(masks)), class_ids, tuple(masks))
 
     @classmethod
+    def from_probabilities(cls, probabilities: np.ndarray) -> SemanticMap:
+        """The likeliest class of each pixel, the first of equal ones.
+
+        Args:
+            probabilities: (C, H, W), numbers of any type.
+        """
+        # Class by class: several times as fast as argmax along the first axis.
+        best = probabilities[0].copy()
+        labels = np.zeros(best.shape, dtype=np.uint8 if len(probabilities) <= 256 else np.uint16)
+        for class_id in range(1, len(probabilities)):
+            np.copyto(labels, labels.dtype.type(class_id), where=probabilities[class_id] > best)
+            np.maximum(best, probabilities[class_id], out=best)
+        return cls(labels)
+
+    @classmethod
     def from_regions(cls, regions: Instances) -> SemanticMap:
         """The label map whose `regions()` these are.
 

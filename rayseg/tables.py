@@ -1,7 +1,7 @@
 """Column names and Arrow schemas of every table a job writes, and the rows each is made of.
 
     plan/     one row per unit, written before any work starts
-    images/   the ledger: one row per finished unit, ok or failed
+    images/   the ledger: one row per finished unit, ok or failed; of scenes, also incomplete
     objects/  one row per object; for semantic models one row per class region
 
 Who writes the files, and when, is the pipeline's business.
@@ -19,6 +19,7 @@ from rayseg.geometry import Window
 from rayseg.results import Instances, Result, SemanticMap
 
 OK, FAILED = "ok", "failed"
+INCOMPLETE = "incomplete"  # of scenes: some of its tiles failed
 
 # Where in the job an image can fail. The order is that of the work.
 STAGES = ("fetch", "decode", "prepare", "predict", "encode")
@@ -50,6 +51,27 @@ IMAGES = pa.schema(
         *[pa.field(f"{stage}_s", pa.float32()) for stage in STAGES],
     ]
 )
+
+SCENES = pa.schema(
+    [
+        *IMAGES,
+        pa.field("tiles", pa.int32(), nullable=False),
+        pa.field("empty_tiles", pa.int32(), nullable=False),
+        pa.field("failed_tiles", pa.int32(), nullable=False),
+        pa.field("unasked_tiles", pa.int32(), nullable=False),
+        pa.field("fragments", pa.int64(), nullable=False),
+        pa.field("joined", pa.int64(), nullable=False),
+        pa.field("dropped", pa.int64(), nullable=False),
+        pa.field("crs", pa.string()),
+        pa.field("label_map", pa.string()),
+        pa.field("footprint", pa.binary()),
+        pa.field("holes", pa.binary()),
+        pa.field("stitch_s", pa.float32()),
+    ]
+)
+"""The ledger of a job of scenes. Of its tiles: planned, those of them without data or failed, and those outside the polygons
+asked for, which were not planned. Of its seams: fragments that came in, objects made of several, fragments left out. `footprint`
+and `holes` (what no tile saw because it failed) are WKB in the scene's CRS, or in its pixels where it has none."""
 
 OBJECTS = pa.schema(
     [

@@ -39,6 +39,12 @@ def test_own_weights_are_exported_under_their_labels(weights, tmp_path, capsys):
     assert capsys.readouterr().out.strip() == str(tmp_path / "m")
 
 
+def test_a_semantic_model_is_exported_with_its_probabilities(weights, tmp_path):
+    flags = ["--weights", weights, "--labels", "a,b,c", "--flavour", "probabilities"]
+    assert main(["export", NAME, str(tmp_path / "m"), *flags]) == DONE
+    assert load_model_dir(tmp_path / "m").flavour == "probabilities"
+
+
 def test_weights_of_another_number_of_classes_are_not_exported_half_trained(weights, tmp_path, capsys):
     assert main(["export", NAME, str(tmp_path / "m"), "--weights", weights, "--labels", "a,b"]) == REFUSED
     assert "made for another number of classes than the 2 asked for" in capsys.readouterr().err

@@ -19,10 +19,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Longest match wins; names are those of files and folders below rayseg/. `jobs` stands beside it.
 FLOORS = {
-    "": 0, "errors": 0, "geometry": 0, "results": 0, "rle": 0, "polygons": 0, "tables": 0, "config": 0,
+    "": 0, "errors": 0, "geometry": 0, "results": 0, "rle": 0, "polygons": 0, "tables": 0, "config": 0, "logs": 0,
     "images": 1, "geo": 1, "tiling": 1, "datasets": 1, "metrics": 1, "draw": 1,
     "models": 2,
-    "predict": 3, "training": 3, "evaluation": 3,
+    "predict": 3, "training": 3, "evaluation": 3, "paddlex": 3,
     "pipeline": 4, "distributed": 4, "tuning": 4,
     "cli": 5, "jobs": 5,
 }  # fmt: skip
@@ -39,7 +39,8 @@ FOREIGN: dict[str, tuple[int | str, ...]] = {
     "rasterio": ("geo",),
     "shapely": ("geo",),
     "pyproj": ("geo",),
-    "paddle": ("models", "predict", "training", "evaluation", "distributed"),
+    "paddle": ("models", "predict", "training", "evaluation", "paddlex", "distributed"),
+    "pypdfium2": ("paddlex",),
     "fsspec": (4,),
     "ray": ("pipeline", "distributed", "tuning"),
     "optuna": ("tuning",),

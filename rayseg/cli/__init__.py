@@ -7,31 +7,27 @@ but incomplete or with too many failures, 2 could not be done as asked. Only thi
 from __future__ import annotations
 
 import argparse
-import logging
-import os
-import sys
-import warnings
 from collections.abc import Sequence
 
-from rayseg.cli import finished, models, segment, training
-from rayseg.cli.shared import DONE, INCOMPLETE, REFUSED, declare_on
+from rayseg.cli import finished, jobs, models, predict, segment, submit, training
+from rayseg.cli.shared import DONE, INCOMPLETE, REFUSED, complain, declare_on, set_up_logs
 from rayseg.errors import RaysegError
 
 __all__ = ["DONE", "INCOMPLETE", "REFUSED", "main"]
-GROUPS = (segment, finished, training, models)
+GROUPS = (segment, predict, finished, training, models, submit, jobs)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    args = _parser().parse_args(argv)
-    _set_up_logs(quiet=getattr(args, "quiet", False), verbose=args.verbose)
+    args = _parser().parse_args(predict.with_command(argv))
     try:
+        set_up_logs(args)
         return int(args.run(args))
     except RaysegError as error:
-        print(f"rayseg: {type(error).__name__}: {error}", file=sys.stderr)
+        complain(args, f"{type(error).__name__}: {error}", error=type(error).__name__)
         return REFUSED
     except KeyboardInterrupt:
-        print("rayseg: stopped. What is done stays; run the same command again to go on.", file=sys.stderr)
+        complain(args, "stopped. What is done stays; run the same command again to go on.")
         return 130
 
 
@@ -42,14 +38,6 @@ def _parser() -> argparse.ArgumentParser:
     for group in GROUPS:
         group.add_commands(command)
     return parser
-
-
-def _set_up_logs(*, quiet: bool, verbose: bool) -> None:
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    logging.getLogger("rayseg").setLevel(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    for message in ("No ccache found", "When training, we now always track"):  # Paddle, on import and for each network trained
-        warnings.filterwarnings("ignore", message=message, category=UserWarning)
 
 
 def _version() -> str:

@@ -8,10 +8,14 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from rayseg.cli.shared import DONE
 from rayseg.config.train import Settings
 from rayseg.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rayseg.models.network import Flavour
 
 _NAMED = {"weights": None, "labels": None, "draw_threshold": None, "flavour": None, "overwrite": False}
 """Flags of `export MODEL DIR`; with a file of settings it is Export that says."""
@@ -27,7 +31,7 @@ def add_flags(sub: argparse.ArgumentParser) -> None:
         "--labels", metavar="A,B,...|FILE", help="class names, or a file with one a line (default: class_0, class_1, ...)"
     )
     sub.add_argument("--overwrite", action="store_true", help="replace a directory that is there")
-    sub.add_argument("--flavour", choices=("lean", "paddlex"), help="default: lean")
+    sub.add_argument("--flavour", choices=("lean", "paddlex", "probabilities"), help="default: lean; see Export.flavour")
 
 
 def refuse_flags(args: argparse.Namespace) -> None:
@@ -78,7 +82,7 @@ def export_trained(settings: Settings) -> Path:
         str(wanted.save_dir),
         name=settings.general.model,
         labels=labels,
-        flavour="paddlex" if wanted.flavour == "paddlex" else "lean",
+        flavour=cast("Flavour", wanted.flavour),  # checked when the settings were made
         input_size=Size(*wanted.input_size) if wanted.input_size else None,
         draw_threshold=wanted.draw_threshold,
         overwrite=wanted.overwrite,

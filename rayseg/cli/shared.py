@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import os
+import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
+from rayseg import logs
 from rayseg.config.load import parse_overrides
 
 DONE, INCOMPLETE, REFUSED = 0, 1, 2
@@ -13,6 +18,23 @@ DONE, INCOMPLETE, REFUSED = 0, 1, 2
 
 Declare = Callable[..., argparse.ArgumentParser]
 """(name, function, help) -> the parser of a new command."""
+
+
+def set_up_logs(args: argparse.Namespace) -> None:
+    """What a command logs, as its flags say, and what others may say meanwhile."""
+    quiet, as_json = getattr(args, "quiet", False), getattr(args, "log_json", False)
+    logs.set_up(logging.WARNING if quiet else logging.DEBUG if args.verbose else logging.INFO, as_json=as_json)
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    for message in ("No ccache found", "When training, we now always track"):  # Paddle, on import and for each network trained
+        warnings.filterwarnings("ignore", message=message, category=UserWarning)
+
+
+def complain(args: argparse.Namespace, text: str, **about: str) -> None:
+    """Say on stderr why a command did not do all it should; with --log-json as a line of JSON, about what `about` says."""
+    if getattr(args, "log_json", False):
+        logging.getLogger("rayseg").error("%s", text, extra=about)
+    else:
+        print(f"rayseg: {text}", file=sys.stderr)
 
 
 def declare_on(parser: argparse.ArgumentParser) -> Declare:

@@ -198,6 +198,9 @@ def _convert_union(value: Any, options: tuple[Any, ...], where: str) -> Any:
     if isinstance(value, list) and sum(typing.get_origin(option) is tuple for option in options) == 1:
         wanted = next(option for option in options if typing.get_origin(option) is tuple)
         return _convert(value, wanted, where)  # its message says what is wrong
+    if isinstance(value, Mapping) and sum(dataclasses.is_dataclass(o) or typing.get_origin(o) is dict for o in options) == 1:
+        section = next(o for o in options if dataclasses.is_dataclass(o) or typing.get_origin(o) is dict)
+        return _convert(value, section, where)  # so does this one's
     for option in options:
         if option is type(None):
             continue

@@ -228,7 +228,8 @@ class ExportSettings:
     save_dir: str | None = None
     """Ours. None: inference/ below Global.output."""
     flavour: str = "lean"
-    """Ours. lean, which is faster and takes any batch, or paddlex with the inputs and outputs of PaddleX's own."""
+    """Ours. lean, which is faster and takes any batch, paddlex with the inputs and outputs of PaddleX's own, or probabilities
+    of all classes, of semantic models, which tiles of a scene are blended by."""
     draw_threshold: float = 0.5
     """Ours. Written down as the score an object must exceed."""
     overwrite: bool = False
@@ -236,7 +237,7 @@ class ExportSettings:
 
     def __post_init__(self) -> None:
         no_none_in_words("Export", self)
-        one_of("Export.flavour", self.flavour, ("lean", "paddlex"))
+        one_of("Export.flavour", self.flavour, ("lean", "paddlex", "probabilities"))
         within("Export.draw_threshold", self.draw_threshold, 0, 1)
         if self.input_size is not None and min(self.input_size) < 1:
             raise ConfigError(f"Export.input_size must be [height, width] in pixels, got {list(self.input_size)}")

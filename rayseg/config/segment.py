@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from typing import Any
 
+from rayseg.config.scenes import SceneSettings
 from rayseg.errors import ConfigError
 
 
@@ -41,6 +42,7 @@ class SegmentSettings:
         manifest_column: column of a CSV or Parquet manifest that holds the paths; None finds it.
         source_options: fsspec options of the source, such as endpoint_url, key, secret, anon.
         out_options: the same for the output; None takes the source's when both have the same protocol.
+        scenes: the images are scenes, cut into tiles and put together again; None takes each as a whole.
     """
 
     source: str
@@ -63,6 +65,7 @@ class SegmentSettings:
     manifest_column: str | None = None
     source_options: dict[str, Any] = field(default_factory=dict)
     out_options: dict[str, Any] | None = None
+    scenes: SceneSettings | None = None
 
     def __post_init__(self) -> None:
         if self.threshold is not None and not 0 <= self.threshold <= 1:
@@ -86,6 +89,8 @@ class SegmentSettings:
             raise ConfigError(f"decode_timeout_s must be a number above 0, got {self.decode_timeout_s}")
         self.predictor_range()
         self.failure_limit(1)
+        if self.scenes is not None:
+            self._check_scenes()
 
     def predictor_range(self) -> tuple[int, int] | None:
         """(least, most) predictors, or None for auto.
@@ -118,4 +123,14 @@ class SegmentSettings:
         """What decides the rows of the result, as JSON values."""
         names = ("source", "threshold", "max_pixels", "allow_truncated", "save_label_maps", "manifest_column")
         source = self.source if "://" in self.source else os.path.abspath(self.source)
-        return {**{name: getattr(self, name) for name in names}, "source": source}
+        values = {**{name: getattr(self, name) for name in names}, "source": source}
+        return values if self.scenes is None else {**values, "scenes": self.scenes.to_dict()}
+
+    def _check_scenes(self) -> None:
+        """Refuse what is said of whole images."""
+        whole = {f.name: f.default for f in fields(self) if f.name in ("max_pixels", "allow_truncated", "decode_timeout_s")}
+        for name, default in whole.items():
+            if getattr(self, name) != default:
+                raise ConfigError(f"{name} is about images that are decoded whole; scenes are read by windows. Leave it out")
+        if self.save_label_maps:
+            raise ConfigError("save_label_maps is about images; a scene of a semantic model always gets its label map")

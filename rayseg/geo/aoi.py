@@ -150,7 +150,8 @@ def _near(geometry: BaseGeometry, theirs: CRS, ours: CRS, scene: Scene) -> list[
     if not len(found):
         return []
     if not theirs.is_geographic:
-        return [(shapely.intersection(geometry, _roomy(found)), 0.0)]
+        piece = shapely.intersection(geometry, _roomy(found))
+        return [] if piece.is_empty else [(piece, 0.0)]
     middle = float(found[len(found) // 2, 0])
     found[:, 0] = _wrap(found[:, 0], middle, _TURN_DEG)
     x0, y0, x1, y1 = _roomy(found).bounds

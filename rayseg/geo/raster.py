@@ -175,7 +175,7 @@ def _read_part(
         values, valid = read_with_valid(file, bands.numbers, FileWindow(here.x0, here.y0, here.width, here.height))
         if not bands.palette:
             return values, valid
-        table = _palette(file)
+        table = palette_of(file)
     index = values[0]
     valid &= table[index, 3] > 0
     return np.ascontiguousarray(table[index, :3].transpose(2, 0, 1)), valid
@@ -186,7 +186,7 @@ def _common(a: Window, b: Window) -> Window:
     return Window(max(a.x0, b.x0), max(a.y0, b.y0), min(a.x1, b.x1), min(a.y1, b.y1))
 
 
-def _palette(file: rasterio.DatasetReader) -> np.ndarray:
+def palette_of(file: rasterio.DatasetReader) -> np.ndarray:
     """uint8 (values of the type, 4), RGBA; a value without a colour is transparent."""
     out = np.zeros((1 << 8 * np.dtype(file.dtypes[0]).itemsize, 4), dtype=np.uint8)
     for value, rgba in file.colormap(1).items():

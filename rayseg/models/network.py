@@ -9,13 +9,14 @@ import copy
 from typing import Any, ClassVar, Literal
 
 import paddle
+import paddle.nn.functional as F
 from paddle import nn
 from paddle.static import InputSpec
 
 from rayseg.geometry import Size
 from rayseg.models.preprocess import Preprocess
 
-Flavour = Literal["lean", "paddlex"]
+Flavour = Literal["lean", "paddlex", "probabilities"]
 LABELS_IN_A_BYTE = 256
 
 
@@ -109,8 +110,17 @@ class SemanticNetwork(nn.Layer):
         labels = self.forward_paddlex(x)
         return labels.astype("uint8") if self.num_classes <= LABELS_IN_A_BYTE else labels
 
+    def forward_probabilities(self, x: paddle.Tensor) -> paddle.Tensor:
+        """Probabilities uint8 [N, C, H, W] in 255ths, rounded."""
+        return paddle.round(self.to_probabilities(self.forward(x)[0]) * 255).astype("uint8")
+
+    @staticmethod
+    def to_probabilities(scores: paddle.Tensor) -> paddle.Tensor:
+        """What `forward` gives first, float32 [N, C, H, W], so that the classes of a pixel sum to 1."""
+        return F.softmax(scores, axis=1)
+
     def program(self, flavour: Flavour, size: Size | None = None) -> tuple[nn.Layer, list[Any]]:
-        """A layer in eval mode that ends in a label map, and its input specification, for any batch.
+        """A layer in eval mode that ends in a label map or in probabilities, and its input specification, for any batch.
 
         The layer is a copy, so the network can go on training.
 
@@ -118,17 +128,19 @@ class SemanticNetwork(nn.Layer):
             size: of the input; None takes any.
         """
         height, width = size.hw if size else (None, None)
-        return _LabelMap(self, flavour), [InputSpec([None, 3, height, width], "float32", "x")]
+        return _Deployed(self, flavour), [InputSpec([None, 3, height, width], "float32", "x")]
 
 
-class _LabelMap(nn.Layer):
-    """A copy of a semantic network whose forward ends in a label map."""
+class _Deployed(nn.Layer):
+    """A copy of a semantic network whose forward ends as a flavour says."""
 
     def __init__(self, network: SemanticNetwork, flavour: Flavour) -> None:
         super().__init__()
         self.network = copy.deepcopy(network)
-        self.lean = flavour == "lean"
+        self.flavour = flavour
         self.eval()
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return self.network.forward_lean(x) if self.lean else self.network.forward_paddlex(x)
+        if self.flavour == "probabilities":
+            return self.network.forward_probabilities(x)
+        return self.network.forward_lean(x) if self.flavour == "lean" else self.network.forward_paddlex(x)

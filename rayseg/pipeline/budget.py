@@ -48,7 +48,9 @@ def plan_budget(settings: SegmentSettings, *, cpus: float, gpus: float, node_cpu
         ConfigError: GPUs are asked for and there are none, or fewer than the smallest pool needs.
     """
     if cpus < 1:
-        raise ConfigError(f"the cluster has {cpus:g} CPUs; a job needs at least one")
+        raise ConfigError(
+            f"the cluster has {cpus:g} CPUs; a job needs at least one. `rayseg submit --await-cpus N` makes one grow that can."
+        )
     wants_gpu = settings.device == "gpu" or bool(settings.gpus_per_predictor)
     if wants_gpu and gpus <= 0:
         raise ConfigError("a GPU is asked for, but the cluster has none. Use --device cpu, or check `ray status`.")

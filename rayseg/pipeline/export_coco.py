@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from rayseg.errors import ConfigError, OutputError
+from rayseg.pipeline.identity import is_scenes
 from rayseg.pipeline.read_tables import committed, in_order, read_job, read_rows
 from rayseg.pipeline.storage import Store, is_local
 from rayseg.tables import OK
@@ -42,10 +43,12 @@ def export_coco(store: Store, path: str | os.PathLike[str], *, min_score: float 
         How many results were written.
 
     Raises:
-        ConfigError: the path is a URL, or `min_score` is given for a semantic model.
+        ConfigError: the path is a URL, the job is one of scenes, or `min_score` is given for a semantic model.
         OutputError: the folder holds no job, or a file of it cannot be read.
     """
     job = read_job(store)
+    if is_scenes(job):
+        raise ConfigError(f"{store.url} is a job of scenes, whose masks are no whole images; use `rayseg export-geo`")
     if not is_local(os.fspath(path)):
         raise ConfigError(f"{path}: export-coco writes local files only; copy them afterwards")
     if min_score is not None and job["model"].get("task") == "semantic":

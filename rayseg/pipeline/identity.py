@@ -6,8 +6,9 @@ It is written once, when the plan is whole: a folder without it holds no plan th
 from __future__ import annotations
 
 import json
+import os
 import platform
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
@@ -73,7 +74,7 @@ def require(store: Store) -> dict[str, Any]:
 
 def check_same(job: dict[str, Any], wanted: dict[str, Any], url: str) -> None:
     """Raise JobMismatch, naming every difference, unless the folder's job is the wanted one."""
-    found = job["identity"]
+    found, wanted = _flat(job["identity"], wanted)
     differing = [k for k in sorted({*found, *wanted}) if found.get(k) != wanted.get(k)]
     if differing:
         said = "; ".join(f"{k} was {found.get(k)!r}, now {wanted.get(k)!r}" for k in differing)
@@ -87,14 +88,26 @@ def check_fresh(store: Store) -> None:
             raise OutputError(f"{store.url}/{folder}/ has Parquet files but there is no {_NAME}; give an empty output folder")
 
 
-def write(store: Store, settings: SegmentSettings, spec: ModelSpec, wanted: dict[str, Any], plan: Plan) -> None:
-    """Make a plan count."""
+def write(
+    store: Store,
+    settings: SegmentSettings,
+    spec: ModelSpec,
+    wanted: dict[str, Any],
+    plan: Plan,
+    *,
+    scenes: dict[str, Any] | None = None,
+) -> None:
+    """Make a plan count.
+
+    Args:
+        scenes: what a job of scenes found out before it began; its presence tells such a job from others.
+    """
     job = {
         "format": FORMAT,
-        "rayseg": _version("rayseg"),
+        "rayseg": version_of("rayseg"),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "identity": wanted,
-        "settings": {k: _without_secrets(v) for k, v in asdict(settings).items()},
+        "settings": {k: _without_secrets(v) for k, v in asdict(_from_anywhere(settings)).items()},
         "model": {
             "name": spec.name,
             "task": spec.task,
@@ -105,13 +118,29 @@ def write(store: Store, settings: SegmentSettings, spec: ModelSpec, wanted: dict
             "path": spec.path,
         },
         "plan": plan_to_json(plan),
-        "versions": {"python": platform.python_version(), **{p: _version(p) for p in _PACKAGES if _version(p)}},
+        **({} if scenes is None else {"scenes": scenes}),
+        "versions": {"python": platform.python_version(), **{p: version_of(p) for p in _PACKAGES if version_of(p)}},
     }
+    save(store, job)
+
+
+def save(store: Store, job: dict[str, Any]) -> None:
+    """Write job.json in place of whatever is there."""
     store.write(_NAME, json.dumps(job, indent=2).encode())
+
+
+def updating(job: dict[str, Any]) -> bool:
+    """Whether an update of the source was decided and not finished (`incremental.py`)."""
+    return "updating" in job
 
 
 def plan(job: dict[str, Any]) -> Plan:
     return plan_from_json(job["plan"])
+
+
+def is_scenes(job: dict[str, Any]) -> bool:
+    """Whether the folder holds a job of scenes, with one of tiles below it."""
+    return "scenes" in job
 
 
 def settings(job: dict[str, Any]) -> dict[str, Any]:
@@ -123,6 +152,24 @@ def settings(job: dict[str, Any]) -> dict[str, Any]:
     return stored
 
 
+def _from_anywhere(settings: SegmentSettings) -> SegmentSettings:
+    """With the file of polygons named so that it is found from any folder; the source is, by its identity."""
+    scenes = settings.scenes
+    if scenes is None or scenes.aoi is None or "://" in scenes.aoi:
+        return settings
+    return replace(settings, scenes=replace(scenes, aoi=os.path.abspath(scenes.aoi)))
+
+
+def _flat(a: dict[str, Any], b: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both with settings of settings under names such as scenes.tile_px, where both have them."""
+    nested = [k for k in a if isinstance(a[k], dict) and isinstance(b.get(k), dict)]
+    one, other = (
+        {k: v for k, v in x.items() if k not in nested} | {f"{k}.{name}": v for k in nested for name, v in x[k].items()}
+        for x in (a, b)
+    )
+    return one, other
+
+
 def _without_secrets(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
@@ -130,7 +177,8 @@ def _without_secrets(value: Any) -> Any:
     return {k: "(not stored)" if k in secret else _without_secrets(v) for k, v in value.items()}
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """Of an installed package; None where it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

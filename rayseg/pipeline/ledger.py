@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from rayseg.pipeline.plan import parquet_bytes, shard_of
 from rayseg.pipeline.storage import Store
-from rayseg.tables import FAILED, IMAGES, LedgerRow, images_table
+from rayseg.tables import FAILED, IMAGES, OK, LedgerRow, images_table
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def sweep_temporaries(store: Store) -> None:
     """Delete the half-written files of killed processes; only local disks have them. None of ours may be writing."""
     if not store.local:
         return
-    for folder in ("", "objects", "images", "label_maps", "plan", "runs"):
+    for folder in ("", "objects", "images", "label_maps", "plan", "scenes", "runs"):
         for name in store.list(folder):
             if name.startswith(".") and name.endswith(".tmp"):
                 store.delete(f"{folder}/{name}" if folder else name)
@@ -105,16 +105,41 @@ def drop(store: Store, chunk: str) -> None:
     store.delete(f"objects/{chunk}.parquet")
 
 
+def take_back(store: Store, chunk: str, units: np.ndarray) -> None:
+    """Remove what a commit holds of some units; the rest of it stays. May be done twice.
+
+    The ledger file is written first: a kill in between leaves objects that it does not count, and no false claim.
+
+    Args:
+        units: int64, ids.
+    """
+    try:
+        rows = read_ledger(store, chunk)
+        objects = pq.read_table(io.BytesIO(store.read(f"objects/{chunk}.parquet")))
+    except (pa.ArrowException, FileNotFoundError) as error:
+        log.warning("the files of %s cannot be read (%s); its images run again", chunk, error)
+        drop(store, chunk)
+        return
+    old_rows, old_objects = (np.isin(table["unit_id"].to_numpy(), units) for table in (rows, objects))
+    if old_rows.all() and rows.num_rows:
+        drop(store, chunk)
+        return
+    if old_rows.any():
+        store.write(f"images/{chunk}.parquet", parquet_bytes(rows.filter(pa.array(~old_rows))))
+    if old_objects.any():
+        store.write(f"objects/{chunk}.parquet", parquet_bytes(objects.filter(pa.array(~old_objects))))
+
+
 def forget_failed(store: Store) -> int:
-    """Remove the failed rows from the ledger, so that the next run does those units again and no others.
+    """Remove the rows that are failed or incomplete, so that the next run does those units again and no others.
 
     Returns:
         How many rows were removed.
     """
     forgotten = 0
     for chunk in [chunk for chunks in sweep(store).values() for chunk in chunks]:
-        table = read_ledger(store, chunk).cast(IMAGES)
-        kept = table.filter(pc.not_equal(table["status"], FAILED))
+        table = read_ledger(store, chunk)
+        kept = table.filter(pc.equal(table["status"], OK))
         if kept.num_rows == table.num_rows:
             continue
         forgotten += table.num_rows - kept.num_rows

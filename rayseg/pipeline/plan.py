@@ -12,8 +12,8 @@ import hashlib
 import io
 import logging
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,15 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Shard:
+    """One file of a plan: its name, its rows, and sha256 over their ids."""
+
+    name: str
+    units: int
+    digest: str
+
+
+@dataclass(frozen=True)
 class Chunk:
     """Units that are committed together. The name is a function of the units, so a repeated task overwrites itself."""
 
@@ -99,10 +108,45 @@ def write_plan(
     done = ray.get([merge.remote(store, runs, i, (edges[i], edges[i + 1])) for i in range(groups)])
     shards = [shard for group in done for shard in group]
     store.delete_folder(_RUNS)
-    units = sum(rows for _, rows, _ in shards)
-    digest = hashlib.sha256("".join(d for _, _, d in shards).encode()).hexdigest()
+    units = sum(shard.units for shard in shards)
     chunk = chunk_images or min(128, max(8, units // 64))
-    return Plan(units, tuple(name for name, _, _ in shards), digest, chunk, chunk_bytes, listed - units)
+    return plan_of(shards, chunk_images=chunk, chunk_bytes=chunk_bytes, duplicates=listed - units)
+
+
+def write_units(store: Store, units: Iterable[Unit], *, group: int = 0) -> list[Shard]:
+    """Write shards of units that are known already, in the order given.
+
+    Args:
+        group: begins the names of the shards; no two calls for one plan may have the same.
+    """
+    return write_shards(store, plan_table(units), f"{group:06d}")
+
+
+def write_shards(store: Store, table: pa.Table, prefix: str) -> list[Shard]:
+    """Write rows of a plan, in the order given, as shards whose names begin with `prefix`, which holds no dash."""
+    starts = enumerate(range(0, table.num_rows, SHARD_UNITS))
+    return [write_shard(store, f"{prefix}-{number:05d}", table.slice(start, SHARD_UNITS)) for number, start in starts]
+
+
+def write_shard(store: Store, name: str, table: pa.Table) -> Shard:
+    """Write one shard."""
+    store.write(f"plan/{name}.parquet", parquet_bytes(table))
+    ids = np.ascontiguousarray(table["unit_id"].to_numpy(), dtype="<i8")
+    return Shard(name, table.num_rows, hashlib.sha256(ids.tobytes()).hexdigest())
+
+
+def plan_of(shards: Sequence[Shard], *, chunk_images: int, chunk_bytes: int, duplicates: int = 0) -> Plan:
+    """The plan that some shards make up."""
+    digest = hashlib.sha256("".join(shard.digest for shard in shards).encode()).hexdigest()
+    units = sum(shard.units for shard in shards)
+    return Plan(units, tuple(shard.name for shard in shards), digest, chunk_images, chunk_bytes, duplicates)
+
+
+def extended(plan: Plan, shards: Sequence[Shard]) -> Plan:
+    """A plan with more shards, for units that could not be planned before."""
+    digest = hashlib.sha256("".join([plan.digest, *(shard.digest for shard in shards)]).encode()).hexdigest()
+    units = plan.units + sum(shard.units for shard in shards)
+    return replace(plan, units=units, shards=(*plan.shards, *(shard.name for shard in shards)), digest=digest)
 
 
 def read_shard(store: Store, shard: str) -> pa.Table:
@@ -121,16 +165,21 @@ def chunks(plan: Plan, shard: str, table: pa.Table, done: np.ndarray) -> Iterato
         Chunks with at least one unfinished unit.
     """
     left = ~np.isin(table["unit_id"].to_numpy(), done)
-    sizes = table["bytes"].fill_null(UNKNOWN_BYTES).to_numpy()
-    for number, (start, stop) in enumerate(_cuts(sizes, plan.chunk_images, plan.chunk_bytes)):
+    for number, (start, stop) in enumerate(cuts(table, plan)):
         keep = np.flatnonzero(left[start:stop]) + start
         if keep.size:
             rows = table.take(pa.array(keep)).select(["uri", "page", "bytes", "version", "window"]).to_pylist()
             name = f"{shard}-{number:05d}-{_name_hash(table['unit_id'].to_numpy()[keep])}"
-            yield Chunk(name, tuple(_unit(**row) for row in rows))
+            yield Chunk(name, tuple(unit_of(**row) for row in rows))
 
 
-def _unit(*, window: dict[str, int] | None, **values: Any) -> Unit:
+def cuts(table: pa.Table, plan: Plan) -> Iterator[tuple[int, int]]:
+    """First row of each chunk of a shard and the row after its last; the chunk's number is its place here."""
+    return _cuts(table["bytes"].fill_null(UNKNOWN_BYTES).to_numpy(), plan.chunk_images, plan.chunk_bytes)
+
+
+def unit_of(*, window: dict[str, int] | None, **values: Any) -> Unit:
+    """A unit from the values of its plan row."""
     return Unit(**values, window=Window(**window) if window else None)
 
 
@@ -207,8 +256,8 @@ def _write_run(store: Store, name: str, units: list[Unit]) -> None:
     store.write(f"{_RUNS}/{name}.parquet", parquet_bytes(table, row_group_size=1024))
 
 
-def _merge_group(store: Store, runs: list[str], group: int, buckets: tuple[int, int]) -> list[tuple[str, int, str]]:
-    """Write the shards of some buckets; returns (shard, rows, digest) of each."""
+def _merge_group(store: Store, runs: list[str], group: int, buckets: tuple[int, int]) -> list[Shard]:
+    """Write the shards of some buckets."""
     parts = []
     for run in runs:
         file = pq.ParquetFile(io.BytesIO(store.read(f"{_RUNS}/{run}.parquet")))
@@ -218,14 +267,7 @@ def _merge_group(store: Store, runs: list[str], group: int, buckets: tuple[int, 
         keep = pc.and_(pc.greater_equal(bucket, buckets[0]), pc.less(bucket, buckets[1]))
         parts.append(table.filter(keep).drop_columns("bucket"))
     table = _without_doubles(_in_order(pa.concat_tables(parts)))
-    out = []
-    for number, start in enumerate(range(0, table.num_rows, SHARD_UNITS)):
-        shard = table.slice(start, SHARD_UNITS)
-        name = f"{group:02d}-{number:05d}"
-        store.write(f"plan/{name}.parquet", parquet_bytes(shard))
-        ids = np.ascontiguousarray(shard["unit_id"].to_numpy(), dtype="<i8")
-        out.append((name, shard.num_rows, hashlib.sha256(ids.tobytes()).hexdigest()))
-    return out
+    return write_shards(store, table, f"{group:02d}")
 
 
 def _overlaps(file: pq.ParquetFile, row_group: int, buckets: tuple[int, int]) -> bool:

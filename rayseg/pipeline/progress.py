@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import sys
 import threading
@@ -28,12 +29,18 @@ class Progress:
     Args:
         quiet: show nothing but errors.
         stream: where live lines go; live only when it is a terminal.
+        log_units: each unit that fails is a log line, and no lines are live: for logs that machines read.
+
+    Attributes:
+        noun: what is counted.
     """
 
-    def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
+    def __init__(self, *, quiet: bool = False, stream: TextIO | None = None, log_units: bool = False) -> None:
+        self.noun = "images"
         self._stream = stream or sys.stderr
         self._quiet = quiet
-        self._live = not quiet and self._stream.isatty()
+        self._log_units = log_units
+        self._live = not quiet and not log_units and self._stream.isatty()
         self._lock = threading.Lock()
         self._planned = self._done = self._failed = self._at_start = 0
         self._started = self._shown = time.monotonic()
@@ -48,7 +55,7 @@ class Progress:
         """So many units found so far."""
         if time.monotonic() - self._shown > self.interval_s:
             self._shown = time.monotonic()
-            self._write([f"listing: {units} images found"])
+            self._write([f"listing: {units} {self.noun} found"])
 
     def planned(self, units: int, budget: Budget) -> None:
         """Planning is over."""
@@ -58,7 +65,7 @@ class Progress:
             if budget.min_predictors != budget.max_predictors
             else budget.max_predictors
         )
-        self._say(f"planned {units} images; {pool} predictors on {budget.device}, {budget.threads} threads each")
+        self._say(f"planned {units} {self.noun}; {pool} predictors on {budget.device}, {budget.threads} threads each")
 
     def resumed(self, done: int, failed: int) -> None:
         """So many were done by earlier runs."""
@@ -72,6 +79,12 @@ class Progress:
         with self._lock:
             self._done, self._failed = done, failed
 
+    def failed_unit(self, chunk: str, failure: dict[str, Any]) -> None:
+        """A unit is in the ledger as failed; the keys of `failure` are those of `stages.STATS`."""
+        if self._log_units:
+            about = {"chunk": chunk, **{name: failure[name] for name in ("unit", "uri", "page", "stage")}}
+            log.warning("failed at %s: %s", failure["stage"], failure["reason"], extra=about)
+
     def show(self, tallies: dict[str, Tally]) -> None:
         """Show where the job is."""
         if not self._quiet:
@@ -83,8 +96,13 @@ class Progress:
         left = f", {findings.missing} left" if findings.missing else ""
         self._say(
             f"{findings.done_ok} ok, {findings.failed} failed{left}, {findings.objects} objects, of "
-            f"{findings.planned} planned images"
+            f"{findings.planned} planned {self.noun}"
         )
+
+    def say(self, text: str) -> None:
+        """One line of news."""
+        self._lines = 0
+        self._say(text)
 
     def _line(self) -> str:
         with self._lock:
@@ -93,7 +111,7 @@ class Progress:
         rate = (done - self._at_start) / passed
         eta = _clock((self._planned - done) / rate) if rate > 0 else "?"
         share = 100 * done / max(1, self._planned)
-        return f"{done}/{self._planned} images ({share:.0f}%), {rate:.1f}/s, {failed} failed, {eta} left"
+        return f"{done}/{self._planned} {self.noun} ({share:.0f}%), {rate:.1f}/s, {failed} failed, {eta} left"
 
     def _stage_lines(self, tallies: dict[str, Tally]) -> list[str]:
         lines = []
@@ -136,7 +154,8 @@ def watch(board: Any, progress: Progress) -> Iterator[None]:
                 continue  # a busy or lost board costs a line, never the job
             progress.show(tallies)
 
-    thread = threading.Thread(target=loop, name="rayseg-progress", daemon=True)
+    here = contextvars.copy_context()  # what log lines are about
+    thread = threading.Thread(target=here.run, args=(loop,), name="rayseg-progress", daemon=True)
     thread.start()
     try:
         yield

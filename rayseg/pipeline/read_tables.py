@@ -12,7 +12,8 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from contextlib import contextmanager
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -94,6 +95,26 @@ def read_rows(store: Store, name: str, columns: list[str] | None = None) -> pa.T
     if lacking:
         raise OutputError(f"{name} has no column {', '.join(sorted(lacking))}; it was not written by `rayseg segment`")
     return table
+
+
+@contextmanager
+def opened(store: Store, name: str) -> Iterator[IO[bytes]]:
+    """One file below the output, open for reading in parts: for tables that should not be in memory as a whole.
+
+    Raises:
+        OutputError: it is gone or cannot be reached, or inside the block, it is no whole Parquet file.
+    """
+    path = store.path(name)
+    says = f"`rayseg verify {store.url}` says what to do"
+    try:
+        file = open(path, "rb") if store.local else store.fs.open(path, "rb")  # noqa: SIM115 - closed below
+    except Exception as error:  # storage libraries raise their own trees
+        raise OutputError(f"{name} cannot be read ({error}); {says}") from error
+    with file:
+        try:
+            yield file
+        except (pa.ArrowException, OSError) as error:
+            raise OutputError(f"{name} cannot be read ({error}); {says}") from error
 
 
 def in_order(call: Callable[[T], S], items: Iterable[T], *, threads: int = _READERS) -> Iterator[S]:

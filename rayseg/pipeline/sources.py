@@ -50,6 +50,7 @@ class Source:
         column: of the manifest that holds the paths.
         options: fsspec options.
         attempts: tries for each operation.
+        pages: each page of a TIFF is a unit; else the file is.
     """
 
     kind: str
@@ -59,6 +60,7 @@ class Source:
     column: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     attempts: int = 6
+    pages: bool = True
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def expand(source: Source, roots: list[str], *, max_units: int) -> Found:
                     pending.append(to_uri(fs, name))
             elif (match is None or match(name)) and (path == name or not name.rsplit("/", 1)[-1].startswith(".")):
                 files.append(entry)
-        units.extend(_units(fs, list(reversed(files)), source.attempts))
+        units.extend(_units(fs, list(reversed(files)), source))
     return Found(units, list(reversed(pending)))
 
 
@@ -157,7 +159,7 @@ def read_manifest(source: Source, *, batch_rows: int = 20_000) -> Iterator[list[
         for paths in _manifest_paths(fs, to_path(fs, manifest), source, batch_rows):
             uris = [_absolute(p, folder) for p in paths if p and p.strip()]
             entries = [{"name": uri} for uri in uris]
-            yield list(_paged(entries, lambda e: Unit(e["name"]), source.options, source.attempts))
+            yield list(_paged(entries, lambda e: Unit(e["name"]), source.options, source))
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise SourceError(f"{manifest}: cannot read the manifest: {error}") from error
 
@@ -232,22 +234,22 @@ def _local_entry(path: str, *, is_dir: bool) -> dict[str, Any]:
     return entry
 
 
-def _units(fs: fsspec.AbstractFileSystem, entries: list[dict[str, Any]], attempts: int) -> Iterator[Unit]:
+def _units(fs: fsspec.AbstractFileSystem, entries: list[dict[str, Any]], source: Source) -> Iterator[Unit]:
     def unit(entry: dict[str, Any]) -> Unit:
         version = entry.get("version") or entry.get("ETag") or entry.get("etag") or entry.get("mtime")
         return Unit(to_uri(fs, entry["name"]), 0, entry.get("size"), None if version is None else str(version).strip('"'))
 
-    return _paged(entries, unit, fs, attempts)
+    return _paged(entries, unit, fs, source)
 
 
-def _paged(entries: list[dict[str, Any]], unit: Any, fs: Any, attempts: int) -> Iterator[Unit]:
+def _paged(entries: list[dict[str, Any]], unit: Any, fs: Any, source: Source) -> Iterator[Unit]:
     """One unit for each file, and one for each page of a TIFF; page counts are read side by side, headers only."""
     units = [unit(entry) for entry in entries]
-    tiffs = [u for u in units if u.uri.lower().endswith(_TIFF)]
+    tiffs = [u for u in units if source.pages and u.uri.lower().endswith(_TIFF)]
     pages: dict[str, int] = {}
     if tiffs:
         with ThreadPoolExecutor(_PAGE_THREADS) as pool:
-            pages = dict(zip([u.uri for u in tiffs], pool.map(lambda u: _pages(u.uri, fs, attempts), tiffs), strict=True))
+            pages = dict(zip([u.uri for u in tiffs], pool.map(lambda u: _pages(u.uri, fs, source.attempts), tiffs), strict=True))
     for u in units:
         for page in range(pages.get(u.uri, 1)):
             yield replace(u, page=page)

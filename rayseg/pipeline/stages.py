@@ -18,6 +18,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import cv2
+import numpy as np
 import pyarrow as pa
 import ray
 
@@ -26,7 +27,7 @@ from rayseg.config.segment import SegmentSettings
 from rayseg.errors import CorruptImage, ImageError, RaysegError
 from rayseg.pipeline import ledger
 from rayseg.pipeline.board import Tally
-from rayseg.pipeline.metrics import count
+from rayseg.pipeline.metrics import count, job_tag, predictor
 from rayseg.pipeline.parcel import pack, unpack
 from rayseg.pipeline.sources import to_path
 from rayseg.pipeline.storage import Store, filesystem, with_retries
@@ -44,12 +45,31 @@ _FETCH_THREADS = 8
 _TRIES_TOGETHER = 2
 _TRIES_ALONE = 2
 
-STATS = pa.schema([("chunk", pa.string()), ("ok", pa.int64()), ("failed", pa.int64()), ("objects", pa.int64())])
+_FAILURE = pa.struct(
+    [("unit", pa.string()), ("uri", pa.string()), ("page", pa.int32()), ("stage", pa.string()), ("reason", pa.string())]
+)
+STATS = pa.schema(
+    [
+        ("chunk", pa.string()),
+        ("ok", pa.int64()),
+        ("failed", pa.int64()),
+        ("objects", pa.int64()),
+        ("failures", pa.list_(_FAILURE)),
+    ]
+)
+"""What the driver hears of a commit."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """One unit on its way. `content` is what the last stage made of it: Prepared, then Raw; None once it has failed."""
+    """One unit on its way.
+
+    Attributes:
+        content: what the last stage made of it: Prepared, then Raw; None once it has failed, or has nothing to show.
+        width, height: of the image or tile in pixels.
+        stage, reason: where and why it failed; a reason without a stage says why there was nothing to do.
+        valid: of a tile, bool (height, width) where not all pixels hold data; packed bits by row.
+    """
 
     unit: Unit
     content: Any = None
@@ -58,6 +78,7 @@ class Work:
     stage: str | None = None
     reason: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    valid: np.ndarray | None = None
 
     def fail(self, stage: str, error: BaseException | str) -> Work:
         """The same unit, given up at a stage."""
@@ -77,12 +98,12 @@ class Context:
 
 def fetch_and_decode(table: pa.Table, context: Context) -> pa.Table:
     """Parcel of a chunk's units -> parcel of Work with prepared pixels."""
-    (name, units), settings = _only(table), context.settings
+    (name, units), settings = only(table), context.settings
     done = []
     with ThreadPoolExecutor(_FETCH_THREADS) as pool:
         for unit, fetched in zip(units, pool.map(lambda u: _fetch(u, settings), units), strict=True):
             done.append(_decode(Work(unit), fetched, context))
-    _tell(context, "decode", done)
+    tell(context, "decode", done)
     return pack(name, done)
 
 
@@ -99,15 +120,30 @@ class PredictStage:
         self._threshold = context.spec.draw_threshold if settings.threshold is None else settings.threshold
         self._predictor = Predictor(context.spec, backend=settings.backend, device=_pinned(device), threads=threads)
         context.board.backend.remote(self._predictor.backend_name)
+        self._idle_since = time.perf_counter()
+
+    @property
+    def backend_name(self) -> str:
+        """Which engine was chosen."""
+        return self._predictor.backend_name
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        name, work = _only(table)
-        board = self._context.board
+        name, work = only(table)
+        board, begun = self._context.board, time.perf_counter()
         attempt = ray.get(board.begin.remote(name))
         done = self._together(work) if attempt <= _TRIES_TOGETHER else self._one_by_one(name, work)
         ray.get(board.finish.remote(name))
-        _tell(self._context, "predict", done)
+        tell(self._context, "predict", done)
+        self._tell_time(begun)
         return pack(name, done)
+
+    def _tell_time(self, begun: float) -> None:
+        """Count the time spent on a chunk since `begun`, and the time without one before."""
+        now = time.perf_counter()
+        busy_s, waiting_s = now - begun, begun - self._idle_since
+        self._context.board.predictor.remote(busy_s, waiting_s)
+        predictor(job_tag(self._context.settings.out), busy_s=busy_s, waiting_s=waiting_s)
+        self._idle_since = now
 
     def _together(self, work: list[Work]) -> list[Work]:
         good = [i for i, w in enumerate(work) if w.content is not None]
@@ -136,12 +172,12 @@ class PredictStage:
         return out
 
     def _alone(self, work: Work) -> Work:
-        with _timed(work, "predict") as timed:
+        with timed(work, "predict") as begun:
             try:
                 (raw,) = self._run([work.content], 1)
             except Exception as error:  # noqa: BLE001 - as above; here the image is known
                 return work.fail("predict", f"{type(error).__name__}: {error}")
-        return replace(timed, content=raw)
+        return replace(begun, content=raw)
 
     def _one_by_one(self, name: str, work: list[Work]) -> list[Work]:
         board, out = self._context.board, list(work)
@@ -158,21 +194,30 @@ class PredictStage:
 
 def encode_and_commit(table: pa.Table, context: Context) -> pa.Table:
     """Parcel of Work with raw outputs -> one row of STATS; the chunk's two files are on disk when this returns."""
-    name, work = _only(table)
+    name, work = only(table)
     rows, parts, done = [], [], []
     for item in work:
         item, objects = _encode(item, context)
-        rows.append(_ledger_row(item, 0 if objects is None else objects.num_rows))
+        rows.append(ledger_row(item, 0 if objects is None else objects.num_rows))
         done.append(item)
         parts += [] if objects is None else [objects]
     objects = pa.concat_tables([OBJECTS.empty_table(), *parts])
     ledger.commit(context.store, name, rows, objects)
-    _tell(context, "encode", done, objects=objects.num_rows)
-    failed = sum(row.status == FAILED for row in rows)
-    return pa.table([[name], [len(rows) - failed], [failed], [objects.num_rows]], schema=STATS)
+    tell(context, "encode", done, objects=objects.num_rows)
+    return stats(name, rows, objects.num_rows)
 
 
-def _only(table: pa.Table) -> tuple[str, Any]:
+def stats(chunk: str, rows: list[LedgerRow], n_objects: int) -> pa.Table:
+    """One row of STATS about a commit."""
+    bad = [
+        {"unit": str(row.unit_id), "uri": row.uri, "page": row.page, "stage": row.stage, "reason": row.reason}
+        for row in rows
+        if row.status == FAILED
+    ]
+    return pa.table([[chunk], [len(rows) - len(bad)], [len(bad)], [n_objects], [bad]], schema=STATS)
+
+
+def only(table: pa.Table) -> tuple[str, Any]:
     found = list(unpack(table))
     assert len(found) == 1, f"a parcel holds one chunk, got {len(found)}"
     return found[0]
@@ -198,7 +243,7 @@ def _decode(work: Work, fetched: tuple[bytes | Exception, float], context: Conte
     if isinstance(data, Exception):
         return work.fail("fetch", f"{type(data).__name__}: {data}")
     settings = context.settings
-    with _timed(work, "decode") as work:
+    with timed(work, "decode") as work:
         try:
             image = _decoder(settings.decode_timeout_s).decode(
                 data, page=work.unit.page, max_pixels=settings.max_pixels, allow_truncated=settings.allow_truncated
@@ -206,7 +251,7 @@ def _decode(work: Work, fetched: tuple[bytes | Exception, float], context: Conte
         except ImageError as error:
             return work.fail("decode", error)
     work = replace(work, height=image.shape[0], width=image.shape[1])
-    with _timed(work, "prepare") as work:
+    with timed(work, "prepare") as work:
         try:
             return replace(work, content=prepare(context.spec, image))
         except (RaysegError, cv2.error, MemoryError, ValueError) as error:
@@ -222,7 +267,7 @@ def _decoder(timeout_s: float) -> images.DecodeWorker:
 def _encode(work: Work, context: Context) -> tuple[Work, pa.Table | None]:
     if work.content is None:
         return work, None
-    with _timed(work, "encode") as work:
+    with timed(work, "encode") as work:
         try:
             result = finish(context.spec, work.content, threshold=context.settings.threshold)
             objects = objects_table(work.unit, result, context.spec.labels)
@@ -240,13 +285,13 @@ def _save_label_map(unit: Unit, result: Result, store: Store) -> None:
     store.write(label_map_name(unit), png.tobytes())
 
 
-def label_map_name(unit: Unit) -> str:
-    """Where the index PNG of a unit lies below the output: readable, and unlike any other unit's."""
+def label_map_name(unit: Unit, suffix: str = ".png") -> str:
+    """Where the label map of a unit lies below the output: readable, and unlike any other unit's."""
     stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in PurePosixPath(unit.uri).stem)[:80]
-    return f"label_maps/{stem}_{unit.unit_id & (2**64 - 1):016x}.png"
+    return f"label_maps/{stem}_{unit.unit_id & (2**64 - 1):016x}{suffix}"
 
 
-def _ledger_row(work: Work, n_objects: int) -> LedgerRow:
+def ledger_row(work: Work, n_objects: int) -> LedgerRow:
     return LedgerRow(
         unit_id=work.unit.unit_id,
         uri=work.unit.uri,
@@ -262,7 +307,7 @@ def _ledger_row(work: Work, n_objects: int) -> LedgerRow:
 
 
 @contextmanager
-def _timed(work: Work, stage: str) -> Iterator[Work]:
+def timed(work: Work, stage: str) -> Iterator[Work]:
     """The work with a `seconds` entry that is filled in when the block ends, also on failure and return."""
     timed = replace(work, seconds=dict(work.seconds))
     start = time.perf_counter()
@@ -279,10 +324,10 @@ def _pinned(device: str) -> str:
     return "gpu:0" if device == "gpu" else "cpu"
 
 
-def _tell(context: Context, stage: str, done: list[Work], *, objects: int = 0) -> None:
+def tell(context: Context, stage: str, done: list[Work], *, objects: int = 0) -> None:
     """Count what a stage did, on the job's board and in Prometheus."""
     stages = ("fetch", "decode", "prepare") if stage == "decode" else (stage,)
     seconds = {s: sum(w.seconds.get(s, 0.0) for w in done) for s in stages}
     failed = sum(w.stage in stages for w in done)
-    context.board.add.remote(stage, Tally(images=len(done), failed=failed, objects=objects, seconds=seconds))
-    count(stage, images=len(done) - failed, failed=failed, objects=objects, seconds=seconds)
+    context.board.add.remote(stage, Tally(len(done), failed, objects, seconds, chunks=1))
+    count(job_tag(context.settings.out), stage, images=len(done) - failed, failed=failed, objects=objects, seconds=seconds)

@@ -10,10 +10,12 @@ import errno
 import logging
 import os
 import random
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -134,6 +136,10 @@ class Store:
     def path(self, name: str) -> str:
         return f"{self.root}/{name}" if name else self.root
 
+    def below(self, folder: str) -> Store:
+        """The same storage, one folder down; on disks by its whole path, since workers start in folders of their own."""
+        return replace(self, url=f"{self.root if self.local else self.url.rstrip('/')}/{folder}")
+
     def list(self, folder: str) -> dict[str, int]:
         """Names and sizes in bytes of the files right inside a folder; empty when there is no such folder."""
 
@@ -177,6 +183,34 @@ class Store:
                 f"{self.url}: cannot write {name} ({len(data)} bytes): {error}. "
                 "What is already there stays; free space or mend access and run the same command again."
             ) from error
+
+    def put_file(self, name: str, path: str | os.PathLike[str]) -> None:
+        """Move a local file to its place, whole or not at all, without holding it in memory.
+
+        Raises:
+            OutputError: the storage refuses, is full, or keeps failing.
+        """
+
+        def call() -> None:
+            if not self.local:
+                self.fs.put_file(os.fspath(path), self.path(name))
+                os.unlink(path)
+                return
+            final = self.path(name)
+            folder, base = os.path.split(final)
+            os.makedirs(folder, exist_ok=True)
+            temporary = f"{folder}/.{base}.{uuid.uuid4().hex[:8]}.tmp"
+            try:
+                shutil.copyfile(path, temporary)
+                with open(temporary, "rb") as file:
+                    os.fsync(file.fileno())
+                os.replace(temporary, final)
+                os.unlink(path)
+            finally:
+                with suppress(FileNotFoundError):
+                    os.unlink(temporary)
+
+        self._try(call, f"write {name}")
 
     def delete(self, name: str) -> None:
         """Remove one file; nothing happens when it is not there."""

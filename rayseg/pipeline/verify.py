@@ -11,6 +11,7 @@ import io
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 from rayseg.pipeline import identity, ledger
 from rayseg.pipeline.plan import Plan, read_shard, shard_of
 from rayseg.pipeline.storage import Store
-from rayseg.tables import FAILED
+from rayseg.tables import FAILED, INCOMPLETE
 
 _SHOWN = 20
 _READERS = 8
@@ -31,6 +32,7 @@ class Findings:
 
     Attributes:
         planned, ok, failed, objects: rows of the three tables; ok and failed count ledger rows.
+        incomplete: of those that are ok, scenes that lack some of their tiles.
         missing: planned units without a ledger row.
     """
 
@@ -39,6 +41,7 @@ class Findings:
     failed: int = 0
     objects: int = 0
     missing: int = 0
+    incomplete: int = 0
     n_problems: int = 0
     problems: tuple[str, ...] = ()
 
@@ -54,12 +57,13 @@ def verify(store: Store) -> Findings:
     Raises:
         OutputError: the folder holds no job.
     """
-    plan = identity.plan(identity.require(store))
+    job = identity.require(store)
+    plan = identity.plan(job)
     committed = ledger.names(store)
     strays = _strays(plan.shards, committed)
     with ThreadPoolExecutor(_READERS) as pool:
         found = list(pool.map(lambda shard: check_shard(store, shard, committed), plan.shards))
-    return against_plan(merge_findings([*found, strays]), plan)
+    return against_plan(merge_findings([*found, strays, _half_updated(job)]), plan)
 
 
 def against_plan(found: Findings, plan: Plan) -> Findings:
@@ -73,7 +77,7 @@ def against_plan(found: Findings, plan: Plan) -> Findings:
 def merge_findings(parts: Iterable[Findings]) -> Findings:
     """Sum of the parts; keeps the first problems."""
     parts = list(parts)
-    names = ("planned", "done_ok", "failed", "objects", "missing", "n_problems")
+    names = ("planned", "done_ok", "failed", "objects", "missing", "incomplete", "n_problems")
     problems = tuple(p for part in parts for p in part.problems)[:_SHOWN]
     return Findings(**{name: sum(getattr(part, name) for part in parts) for name in names}, problems=problems)
 
@@ -113,6 +117,7 @@ class _Check:
     done_ok: int = 0
     failed: int = 0
     objects: int = 0
+    incomplete: int = 0
     n_problems: int = 0
     said: list[str] = field(default_factory=list)
 
@@ -133,6 +138,7 @@ class _Check:
         ids, status = rows["unit_id"].to_numpy(), np.asarray(rows["status"].to_pylist(), dtype=object)
         self.done_ok += int((status != FAILED).sum())
         self.failed += int((status == FAILED).sum())
+        self.incomplete += int((status == INCOMPLETE).sum())
         if found is not None:
             self.objects += found.num_rows
             self._compare(name, ids, rows["n_objects"].to_numpy(), found)
@@ -162,7 +168,8 @@ class _Check:
             return None
 
     def findings(self, *, planned: int, missing: int) -> Findings:
-        return Findings(planned, self.done_ok, self.failed, self.objects, missing, self.n_problems, tuple(self.said))
+        counts = (planned, self.done_ok, self.failed, self.objects, missing, self.incomplete, self.n_problems)
+        return Findings(*counts, tuple(self.said))
 
 
 def _read_plan(store: Store, shard: str, check: _Check) -> pa.Table | None:
@@ -171,6 +178,14 @@ def _read_plan(store: Store, shard: str, check: _Check) -> pa.Table | None:
     except (pa.ArrowException, FileNotFoundError, ValueError) as error:
         check.problem(f"plan/{shard}.parquet cannot be read ({error}). Without its plan this job cannot go on; restore the file")
         return None
+
+
+def _half_updated(job: dict[str, Any]) -> Findings:
+    """Whether old results of files that have changed may still be there."""
+    check = _Check()
+    if identity.updating(job):
+        check.problem("an update of the source was stopped before its end. Run `rayseg segment` again to finish it")
+    return check.findings(planned=0, missing=0)
 
 
 def _strays(shards: Sequence[str], committed: dict[str, tuple[list[str], list[str]]]) -> Findings:

@@ -1,7 +1,8 @@
 """Write a network as an inference model directory that PaddleX's loader and ours can read.
 
-Two flavours: `paddlex` has the inputs and outputs of PaddleX's own exports, `lean` stops where the numbers are small
-(masks as prototypes, labels as bytes) and takes any batch; finish/ does the rest. Reading directories is
+Three flavours: `paddlex` has the inputs and outputs of PaddleX's own exports, `lean` stops where the numbers are small
+(masks as prototypes, labels as bytes) and takes any batch; finish/ does the rest. `probabilities`, of semantic networks only,
+gives those of all classes, a byte each, which is what the tiles of a scene are blended by. Reading directories is
 model_dir.py's.
 """
 
@@ -11,7 +12,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import paddle
 import yaml
@@ -19,7 +20,7 @@ from paddle import nn
 
 from rayseg.errors import ModelError, OutputError
 from rayseg.geometry import Size
-from rayseg.models.network import Flavour, InstanceNetwork, SemanticNetwork
+from rayseg.models.network import LABELS_IN_A_BYTE, Flavour, InstanceNetwork, SemanticNetwork
 from rayseg.models.preprocess import Preprocess
 from rayseg.predict.model_dir import CONFIG_FILE, load_model_dir
 from rayseg.predict.preprocess import CUBIC, LINEAR
@@ -77,8 +78,8 @@ def export_model(
 
 def describe(network: Network, flavour: Flavour, input_size: Size | None) -> tuple[nn.Layer, list[Any], dict[str, Any]]:
     """Layer and input specification to save, and what the yml says about them."""
-    if flavour not in ("lean", "paddlex"):
-        raise ModelError(f"flavour {flavour!r} is unknown; known: lean, paddlex")
+    if flavour not in get_args(Flavour):
+        raise ModelError(f"flavour {flavour!r} is unknown; known: {', '.join(get_args(Flavour))}")
     if isinstance(network, InstanceNetwork):
         return _describe_instance(network, flavour, input_size)
     if isinstance(network, SemanticNetwork):
@@ -90,6 +91,10 @@ def _describe_instance(
     network: InstanceNetwork, flavour: Flavour, input_size: Size | None
 ) -> tuple[nn.Layer, list[Any], dict[str, Any]]:
     preprocess = network.preprocess
+    if flavour == "probabilities":
+        raise ModelError(
+            f"{type(network).__name__} finds objects and has no probabilities of classes; export it as lean or paddlex"
+        )
     if input_size not in (None, preprocess.resize):
         raise ModelError(
             f"the network was built for {preprocess.resize}, asked to export for {input_size}; build it with that size"
@@ -139,6 +144,11 @@ def _describe_semantic(
     network: SemanticNetwork, flavour: Flavour, input_size: Size | None
 ) -> tuple[nn.Layer, list[Any], dict[str, Any]]:
     preprocess = network.preprocess
+    if flavour == "probabilities" and network.num_classes > LABELS_IN_A_BYTE:
+        raise ModelError(
+            f"{network.num_classes} classes: a byte each is too coarse for the probabilities of more than {LABELS_IN_A_BYTE}; "
+            "export it as lean"
+        )
     size = input_size or preprocess.resize
     if input_size and preprocess.resize != input_size:
         raise ModelError(f"preprocessing resizes to {preprocess.resize}, the input would be fixed to {input_size}")
@@ -156,8 +166,8 @@ def _describe_semantic(
             "params": "inference.pdiparams",
             "transforms": [*([resize] if preprocess.resize else []), normalize],
             "input_shape": [None, 3, *(size.hw if size else (None, None))],
-            "output_op": "argmax",
-            "output_dtype": "int32" if flavour == "paddlex" or network.num_classes > 256 else "uint8",
+            "output_op": "softmax" if flavour == "probabilities" else "argmax",
+            "output_dtype": "int32" if flavour == "paddlex" or network.num_classes > LABELS_IN_A_BYTE else "uint8",
         },
         **_own_block(network, flavour),
     }

@@ -17,7 +17,7 @@ class ModelSpec:
         path: the directory, or a `fake:` string.
         name: as the yml has it.
         family: with the flavour, a key of `rayseg.predict.families.FAMILIES`.
-        flavour: "paddlex" programs finish inside, "lean" ones leave masks to finish/.
+        flavour: "paddlex" programs finish inside, "lean" ones leave masks to finish/, "probabilities" ones give each class's.
         labels: name of each class id; `class_0`, ... where the directory has no names.
         draw_threshold: score an object must exceed, unless the caller has another.
         steps: preprocessing.
@@ -31,7 +31,7 @@ class ModelSpec:
     name: str
     task: Literal["instance", "semantic"]
     family: str
-    flavour: Literal["paddlex", "lean"]
+    flavour: Literal["paddlex", "lean", "probabilities"]
     labels: tuple[str, ...]
     draw_threshold: float
     steps: tuple[Step, ...]

@@ -16,6 +16,7 @@ from rayseg.geometry import Size, Window
 from rayseg.results import Instances
 from rayseg.rle import Rle
 from rayseg.tiling.grid import Grid, Tile
+from rayseg.tiling.groups import expand
 from rayseg.tiling.runs import Runs, decode, encode
 
 FRAGMENTS = pa.schema(
@@ -58,24 +59,31 @@ class Fragment:
             raise ValueError(f"score {self.score} of a fragment in tile {self.tile} is not in [0, 1]")
 
 
-def fragments_of(tile: Tile, found: Instances) -> pa.Table:
+def fragments_of(tile: Tile, found: Instances, *, factor: int = 1, valid: np.ndarray | None = None) -> pa.Table:
     """What a predictor found in one tile, as rows of the fragments table.
 
     Args:
         found: in pixels of the tile; may be larger than the tile's window on the right and below, where a small scene was
             padded. Pixels there are cut off. Objects without a pixel are left out.
+        factor: how many pixels of the scene a pixel of the result is wide and high, for tiles that were seen coarser.
+        valid: bool (H, W) of the tile's window; pixels without data are cut off. None where all have some.
 
     Raises:
-        ValueError: the result is smaller than the tile.
+        ValueError: the result is smaller than the tile, or `valid` is of another size.
     """
     size = Size(tile.window.height, tile.window.width)
-    if found.size.height < size.height or found.size.width < size.width:
-        raise ValueError(f"a result of {found.size} does not cover tile {tile.index} of {size}")
+    if found.size.height * factor < size.height or found.size.width * factor < size.width:
+        raise ValueError(f"a result of {found.size} times {factor} does not cover tile {tile.index} of {size}")
+    if valid is not None and valid.shape != size.hw:
+        raise ValueError(f"a mask of valid pixels of shape {valid.shape} is not one of tile {tile.index} of {size}")
     n = len(found)
     counts = pa.array([mask.counts.decode("ascii") for mask in found.masks], pa.string())
     whole = np.tile(np.asarray([0, 0, found.size.width, found.size.height], dtype=np.int64), (n, 1))
     inside = np.tile(np.asarray([0, 0, size.width, size.height], dtype=np.int64), (n, 1))
-    runs = decode(counts, whole).clip(inside)
+    runs = decode(counts, whole)
+    runs = (runs if factor == 1 else runs.enlarge(factor)).clip(inside)
+    if valid is not None:
+        runs = _cut(runs, valid)
     runs = Runs(runs.item, runs.x + tile.window.x0, runs.y0 + tile.window.y0, runs.y1 + tile.window.y0)
     kept = np.unique(runs.item)
     runs = Runs(np.searchsorted(kept, runs.item), runs.x, runs.y0, runs.y1)
@@ -83,6 +91,20 @@ def fragments_of(tile: Tile, found: Instances) -> pa.Table:
     return fragments_table(
         np.full(len(kept), tile.index), found.class_ids[kept], found.scores[kept], windows, encode(runs, windows)
     )
+
+
+def _cut(runs: Runs, valid: np.ndarray) -> Runs:
+    """The parts of runs that lie on valid pixels."""
+    edges = np.zeros((valid.shape[1], valid.shape[0] + 2), dtype=np.int8)
+    edges[:, 1:-1] = valid.T
+    change = np.diff(edges, axis=1)  # (W, H + 1)
+    x, begin = np.nonzero(change == 1)
+    end = np.nonzero(change == -1)[1]
+    first = np.searchsorted(x, np.arange(valid.shape[1] + 1))
+    run, piece = expand(first[runs.x], first[runs.x + 1])
+    y0, y1 = np.maximum(runs.y0[run], begin[piece]), np.minimum(runs.y1[run], end[piece])
+    keep = y0 < y1
+    return Runs(runs.item[run][keep], runs.x[run][keep], y0[keep], y1[keep])
 
 
 def fragments_table(tile: np.ndarray, class_id: np.ndarray, score: np.ndarray, windows: np.ndarray, counts: pa.Array) -> pa.Table:

@@ -42,7 +42,7 @@ def centre_bands(grid: Grid, tiles: Iterable[np.ndarray | None], *, void: int = 
     Raises:
         ValueError: a label map is smaller than its tile, has labels beyond the type, or tiles are missing at the end.
     """
-    dtype, waiting = _dtype(void), iter(tiles)
+    dtype, waiting = label_dtype(void), iter(tiles)
     for row in range(len(grid.rows)):
         top, bottom = grid.rows.borders[row : row + 2].tolist()
         out = np.full((bottom - top, grid.scene.width), void, dtype=dtype)
@@ -73,7 +73,7 @@ def blended_bands(grid: Grid, tiles: Iterable[np.ndarray | None], *, n_classes: 
     """
     if not 1 <= n_classes <= void:
         raise ConfigError(f"{n_classes} classes leave no room for the void label {void}; classes are 0 to void - 1")
-    dtype, waiting = _dtype(void), iter(tiles)
+    dtype, waiting = label_dtype(void), iter(tiles)
     rows, columns, width = grid.rows, grid.columns, grid.scene.width
     down, across = blend_weights(rows, grid.overlap_px), blend_weights(columns, grid.overlap_px)
     y_stop, x_stop = np.append(rows.starts[1:], grid.scene.height), np.append(columns.starts[1:], width)
@@ -127,14 +127,24 @@ def blend_weights(axis: Axis, overlap_px: int) -> np.ndarray:
     return weights.astype(np.float32)
 
 
-def _labels(probabilities: np.ndarray, void: int) -> np.ndarray:
-    return np.where(probabilities.max(axis=0) > 0, probabilities.argmax(axis=0), void)
+def void_of(n_classes: int) -> int:
+    """The label of pixels without one: the last of 8 bits, or of 16 where the classes need them."""
+    return 255 if n_classes <= 255 else 65535
 
 
-def _dtype(void: int) -> type[np.uint8 | np.uint16]:
+def label_dtype(void: int) -> type[np.uint8 | np.uint16]:
+    """Of a label map: 8 bits where the void label fits them, else 16.
+
+    Raises:
+        ConfigError: it fits neither.
+    """
     if not 0 < void <= 65535:
         raise ConfigError(f"void label {void} does not fit a map of 8 or 16 bits; choose 255 or 65535")
     return np.uint8 if void <= 255 else np.uint16
+
+
+def _labels(probabilities: np.ndarray, void: int) -> np.ndarray:
+    return np.where(probabilities.max(axis=0) > 0, probabilities.argmax(axis=0), void)
 
 
 def _next(tiles: Iterator[np.ndarray | None], index: int, n_tiles: int) -> np.ndarray | None:

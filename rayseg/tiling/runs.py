@@ -57,6 +57,14 @@ class Runs:
         y0, y1 = np.maximum(self.y0, top), np.minimum(self.y1, bottom)
         return Runs(self.item, self.x, y0, y1).select((y0 < y1) & (self.x >= x0) & (self.x < x1))
 
+    def enlarge(self, factor: int) -> Runs:
+        """The same masks with every pixel grown to factor x factor pixels."""
+        run = np.repeat(np.arange(len(self)), factor)
+        x = self.x[run] * factor + np.tile(np.arange(factor), len(self))
+        order = np.lexsort((self.y0[run], x, self.item[run]))
+        run = run[order]
+        return Runs(self.item[run], x[order], self.y0[run] * factor, self.y1[run] * factor)
+
     def windows(self, n_items: int) -> np.ndarray:
         """The smallest window of each item, int64 (n_items, 4); zeros where an item has no pixel."""
         out = np.zeros((n_items, 4), dtype=np.int64)

@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rayseg.config.load import build, parse_overrides
+from rayseg.config.scenes import SceneSettings
 from rayseg.config.segment import SegmentSettings
 from rayseg.errors import ConfigError
 
@@ -37,8 +38,9 @@ OTHER = {
     "manifest_column": "path",
     "source_options": {"anon": True},
     "out_options": {"anon": False},
+    "scenes": SceneSettings(tile_px=512),
 }
-DECIDE_THE_ROWS = {"source", "threshold", "max_pixels", "allow_truncated", "save_label_maps", "manifest_column"}
+DECIDE_THE_ROWS = {"source", "threshold", "max_pixels", "allow_truncated", "save_label_maps", "manifest_column", "scenes"}
 
 
 @given(st.integers(1, 10**6), st.integers(0, 100), st.integers(0, 99))

@@ -40,10 +40,10 @@ def archive(folder: Path, n: int) -> Path:
     return folder
 
 
-def run(source: Path | str, out: Path | str, *, model: str = "fake:instance", **settings) -> JobResult:
+def run(source: Path | str, out: Path | str, *, model: str = "fake:instance", update: bool = False, **settings) -> JobResult:
     """A quiet job in the Ray session that is up."""
     values = {"predictors": "1", **settings}
-    return run_job(SegmentSettings(str(source), str(out), model, **values), progress=Progress(quiet=True))
+    return run_job(SegmentSettings(str(source), str(out), model, **values), progress=Progress(quiet=True), update=update)
 
 
 def tables(out: Path | str) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -40,6 +40,14 @@ def test_a_store_travels_to_other_processes(store):
     assert pickle.loads(pickle.dumps(store)).read("a") == b"x"
 
 
+def test_what_lies_below_a_relative_folder_is_the_same_from_any_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    travelling = pickle.dumps(Store("out").below("tiles"))
+    monkeypatch.chdir("/")
+    pickle.loads(travelling).write("a", b"1")
+    assert (tmp_path / "out/tiles/a").read_bytes() == b"1"
+
+
 def test_a_full_disk_leaves_the_old_file_and_no_debris(tmp_path, monkeypatch):
     store = Store(str(tmp_path))
     store.write("a", b"old")

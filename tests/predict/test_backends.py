@@ -131,7 +131,7 @@ def test_an_engine_that_gives_no_numbers_is_found_out():
             "not support [pir::ArrayAttribute]",
         ),
         (lambda: (_ for _ in ()).throw(BackendError("could not load the program")), "could not load the program"),
-        (lambda: Scripted([np.zeros((1, 2, 2), np.int32)]), "broadcast"),
+        (lambda: Scripted([np.zeros((1, 2, 2), np.int32)]), "gave a label map of (1, 2, 2)"),
     ],
     ids=["wrong", "fails to run", "fails to load", "wrong shape"],
 )

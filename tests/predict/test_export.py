@@ -111,7 +111,7 @@ def test_a_failed_export_leaves_the_old_one(semantic_network, tmp_path, monkeypa
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"flavour": "thin"}, "flavour 'thin' is unknown; known: lean, paddlex"),
+        ({"flavour": "thin"}, "flavour 'thin' is unknown; known: lean, paddlex, probabilities"),
         ({"input_size": Size(64, 64)}, "built for .*96.*asked to export for .*64.*build it with that size"),
     ],
 )

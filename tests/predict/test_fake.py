@@ -89,7 +89,7 @@ def test_another_script_is_another_model():
         ("fake:instance?colour=1", "unknown parameter 'colour'; known: labels, size"),
         ("fake:instance?size=big", "size='big' cannot be read"),
         ("fake:instance?kill_on=1,2", "kill_on='1,2' cannot be read"),
-        ("fake:instance?pattern=stars", "expected blobs or box"),
+        ("fake:instance?pattern=stars", "expected blobs, box or colours"),
     ],
 )
 def test_a_malformed_script_is_refused(path, message):

@@ -77,6 +77,11 @@ class MaskFormer(SemanticNetwork):
         labels = paddle.concat(strips, axis=1)[:, : x.shape[2]]
         return labels.astype("uint8") if self.num_classes <= LABELS_IN_A_BYTE else labels
 
+    @staticmethod
+    def to_probabilities(scores: paddle.Tensor) -> paddle.Tensor:
+        """Each class's share of a pixel's scores, which are at least 0 and no logits."""
+        return scores / (scores.sum(axis=1, keepdim=True) + 1e-30)  # 0 for all, not NaN, where no query wants the pixel
+
     def loss(self, inputs: paddle.Tensor, targets: paddle.Tensor) -> dict[str, paddle.Tensor]:
         """Class, focal and dice terms after every layer of the decoder; see `maskformer_loss`.
 

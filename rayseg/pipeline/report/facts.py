@@ -21,6 +21,7 @@ class Facts:
         seed: of the random sample.
         out: the output, as a reader elsewhere would name it.
         written: ISO time of the report.
+        unit: what one row of the ledger is.
     """
 
     job: dict[str, Any]
@@ -30,6 +31,12 @@ class Facts:
     seed: int
     out: str
     written: str
+    unit: str = "image"
+
+    @property
+    def each(self) -> str:
+        """One of them."""
+        return f"{'an' if self.unit[0] in 'aeiou' else 'a'} {self.unit}"
 
     @property
     def semantic(self) -> bool:
@@ -54,7 +61,7 @@ class Facts:
 
     @property
     def left(self) -> int:
-        """Planned images without a ledger row; below zero only when the output is damaged."""
+        """Planned units without a ledger row; below zero only when the output is damaged."""
         return self.planned - self.sums.ok - self.sums.failed
 
     @property

@@ -82,7 +82,7 @@ def draw_pictures(
         except Exception as error:  # noqa: BLE001 - storage raises its own trees; all of them cost this picture only
             trouble = str(error) if isinstance(error, RaysegError) else f"{type(error).__name__}: {error}"
             return Picture(pick, trouble=trouble[:300], class_counts=_class_counts(found))
-        jpeg, size = _jpeg(picture, share)
+        jpeg, size = jpeg_within(picture, share)
         return Picture(pick, jpeg, size, class_counts=_class_counts(found))
 
     return in_order(one, picks, threads=_THREADS)
@@ -132,8 +132,8 @@ def _class_counts(found: Instances | None) -> tuple[tuple[int, int], ...]:
     return tuple((int(ids[i]), int(counts[i])) for i in order)
 
 
-def _jpeg(picture: np.ndarray, most_bytes: int) -> tuple[bytes, Size]:
-    """The best JPEG of at most `most_bytes`: first quality goes down, then size."""
+def jpeg_within(picture: np.ndarray, most_bytes: int) -> tuple[bytes, Size]:
+    """An RGB picture as the best JPEG of at most `most_bytes`: first quality goes down, then size."""
     while True:
         bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
         for quality in _QUALITIES:

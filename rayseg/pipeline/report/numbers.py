@@ -38,16 +38,16 @@ _STAGE_WORK = {
 
 
 def found(facts: Facts) -> str:
-    """Histograms of scores, sizes and objects per image, and the classes."""
+    """Histograms of scores, sizes and, of images, objects per image; and the classes."""
     sums = facts.sums
     if not sums.objects:
         return section("found", "What was found", "<p>Nothing so far.</p>") if sums.ok else ""
-    axis = f"{facts.things} in one image"
     blocks = [_chart("Scores", charts.score_bars(sums.scores), "objects")] if sums.scores.any() else []
     if sums.areas.any():
         blocks.append(_chart("Sizes", charts.area_bars(sums.areas), "regions" if facts.semantic else "objects"))
-    per_image = charts.per_image_bars(sums.objects_per_image, axis=axis)
-    blocks.append(_chart(f"{facts.things.capitalize()} per image", per_image, "images"))
+    if len(sums.objects_per_image):
+        per_image = charts.per_image_bars(sums.objects_per_image, axis=f"{facts.things} in one image")
+        blocks.append(_chart(f"{facts.things.capitalize()} per image", per_image, "images"))
     return section("found", "What was found", f'<div class="charts">\n{"".join(blocks)}\n</div>' + _classes(facts))
 
 
@@ -56,23 +56,43 @@ def failures(facts: Facts) -> str:
     sums = facts.sums
     if not sums.failed and not sums.damaged:
         return ""
-    body = _damaged(sums.damaged) if sums.damaged else ""
-    groups = sorted(sums.failures.values(), key=lambda f: (-f.count, f.stage, f.reason))
-    if groups:
-        rows = [_failure(group) for group in groups[:_MOST_REASONS]]
-        body += table(["stage", "images", "reason", "examples"], rows, css="failures")
-    if len(groups) > _MOST_REASONS:
-        rest = sum(group.count for group in groups[_MOST_REASONS:])
-        body += f'<p class="note">{plural(len(groups) - _MOST_REASONS, "more reason")} for {plural(rest, "image")}.</p>'
+    body = damaged(sums.damaged) + reasons(facts)
     note = "A failed image is a row of the ledger and stops nothing. <code>rayseg retry</code> runs these again."
     return section("failures", "Failures", body, note=note)
 
 
-def time(facts: Facts) -> str:
-    """Working time of each stage, from the ledger, and the runs with their pace."""
+def reasons(facts: Facts) -> str:
+    """The table of failures by stage and reason; nothing when there are none."""
+    groups = sorted(facts.sums.failures.values(), key=lambda f: (-f.count, f.stage, f.reason))
+    if not groups:
+        return ""
+    rows = [_failure(group) for group in groups[:_MOST_REASONS]]
+    body = table(["stage", f"{facts.unit}s", "reason", "examples"], rows, css="failures")
+    if len(groups) > _MOST_REASONS:
+        rest = sum(group.count for group in groups[_MOST_REASONS:])
+        body += f'<p class="note">{plural(len(groups) - _MOST_REASONS, "more reason")} for {plural(rest, facts.unit)}.</p>'
+    return body
+
+
+def damaged(troubles: list[str]) -> str:
+    """A list of files that cannot be read; nothing when there are none."""
+    if not troubles:
+        return ""
+    items = "".join(f"<li>{text(trouble)}</li>" for trouble in troubles[:_MOST_DAMAGED])
+    rest = len(troubles) - _MOST_DAMAGED
+    more = f"<li>and {count(rest)} more</li>" if rest > 0 else ""
+    return f'<h3>Damaged files</h3><ul class="damaged">{items}{more}</ul>'
+
+
+def time(facts: Facts, *, more: str = "") -> str:
+    """Working time of each stage, from the ledger, and the runs with their pace.
+
+    Args:
+        more: HTML between the two.
+    """
     sums, total = facts.sums, sum(facts.sums.stage_seconds.values())
     if total <= 0:
-        return section("time", "Time", _runs(facts))
+        return section("time", "Time", more + _runs(facts))
     rows = []
     for i, stage in enumerate(STAGES):
         seconds, images = sums.stage_seconds[stage], sums.stage_images[stage]
@@ -81,8 +101,8 @@ def time(facts: Facts) -> str:
         rows.append(name + cells(share(seconds, total), each, duration(seconds)))
     parts = [(stage, sums.stage_seconds[stage], f"stage-{i}") for i, stage in enumerate(STAGES)]
     body = charts.stacked(parts, label="share of time per stage")
-    body += table(["stage", "share", "an image", "in all"], rows, css="stages") + _runs(facts)
-    note = "Working time added up over all images. Stages run side by side, so it is not the time on the clock."
+    body += table(["stage", "share", facts.each, "in all"], rows, css="stages") + more + _runs(facts)
+    note = f"Working time added up over all {facts.unit}s. Stages run side by side, so it is not the time on the clock."
     return section("time", "Time", body, note=note)
 
 
@@ -98,7 +118,8 @@ def _classes(facts: Facts) -> str:
     sums = facts.sums.classes
     weight = sums.pixels if facts.semantic else sums.objects
     order = [int(i) for i in np.argsort(-weight, kind="stable") if weight[i]]
-    heads = ["of all pixels", "images"] if facts.semantic else ["objects", "share", "images", "mean score", "mean area"]
+    units = f"{facts.unit}s"
+    heads = ["of all pixels", units] if facts.semantic else ["objects", "share", units, "mean score", "mean area"]
     rows = []
     for i in order[:_MOST_CLASSES]:
         meter = f'<td class="wide"><i class="meter" style="width:{100 * weight[i] / weight[order[0]]:.1f}%"></i></td>'
@@ -118,13 +139,6 @@ def _classes(facts: Facts) -> str:
     return f"<h3>Classes</h3>\n{table(['class', '', *heads], rows, css='classes')}{note}"
 
 
-def _damaged(troubles: list[str]) -> str:
-    items = "".join(f"<li>{text(trouble)}</li>" for trouble in troubles[:_MOST_DAMAGED])
-    rest = len(troubles) - _MOST_DAMAGED
-    more = f"<li>and {count(rest)} more</li>" if rest > 0 else ""
-    return f'<h3>Damaged files</h3><ul class="damaged">{items}{more}</ul>'
-
-
 def _failure(group: Failure) -> str:
     names = "".join(f'<li title="{text(uri)}">{text(file_name(uri, page))}</li>' for uri, page in group.examples)
     rest = group.count - len(group.examples)
@@ -135,24 +149,31 @@ def _failure(group: Failure) -> str:
 
 def _runs(facts: Facts) -> str:
     if not facts.runs:
-        return '<p class="note">No run has ended in good order yet, so the images a second are not known.</p>'
+        return f'<p class="note">No run has ended in good order yet, so the {facts.unit}s a second are not known.</p>'
     rows = []
     for run in facts.runs[-_MOST_RUNS:]:
         done, wall_s = int(run["done"]), float(run["wall_s"])
         pace = rate(done / wall_s) if done and wall_s else "–"
         predictors = f"{run.get('predictors') or ''} × {run.get('backend') or '–'}".removeprefix(" × ")
         numbers = cells(duration(wall_s), count(done), count(int(run.get("failed") or 0)), pace)
+        numbers += cells(_busy(run.get("predictor_seconds") or {}))
         words = f"<td>{text(_machine(run.get('cluster') or {}))}</td><td>{text(predictors)}</td>"
         rows.append(f"<th>{text(moment(run['started']))}</th>{numbers}{words}")
-    heads = ["run", "took", "images", "failed", "images/s", "machine", "predictors"]
+    heads = ["run", "took", f"{facts.unit}s", "failed", f"{facts.unit}s/s", "predictors busy", "machine", "predictors"]
     notes, rest = [], len(facts.runs) - _MOST_RUNS
     if rest > 0:
         notes.append(f"{plural(rest, 'earlier run')} not shown.")
     silent = facts.sums.ok + facts.sums.failed - sum(int(run["done"]) for run in facts.runs)
     if silent > 0:
-        notes.append(f"{plural(silent, 'image')} more by runs that were killed, or still go on, and left no note.")
+        notes.append(f"{plural(silent, facts.unit)} more by runs that were killed, or still go on, and left no note.")
     note = f'<p class="note">{" ".join(notes)}</p>' if notes else ""
     return f"<h3>Runs</h3>\n{table(heads, rows, css='runs')}{note}"
+
+
+def _busy(seconds: dict[str, float]) -> str:
+    """The share of their time in which predictors had work: the series rayseg_predictor_seconds_total."""
+    total = sum(seconds.values())
+    return share(seconds.get("busy", 0.0), total) if total > 0 else "–"
 
 
 def _machine(cluster: dict[str, float]) -> str:

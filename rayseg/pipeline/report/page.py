@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from rayseg.pipeline.report import charts, query
@@ -21,11 +23,11 @@ _UNLISTED = ("source", "out", "model", "source_options", "out_options")
 def render(facts: Facts) -> str:
     """The whole page."""
     parts = [_header(facts), _figures(facts), pictures(facts), found(facts), failures(facts), time(facts)]
-    parts += [_queries(facts), _details(facts), _footer(facts)]
-    return document(f"{_title(facts)} · rayseg report", parts)
+    parts += [_queries(facts), details(facts), footer(facts)]
+    return document(f"{title(facts)} · rayseg report", parts)
 
 
-def _title(facts: Facts) -> str:
+def title(facts: Facts) -> str:
     """The last two parts of the source: folders of images are often called "images"."""
     path = facts.source.rpartition("://")[2]
     return "/".join(path.strip("/").split("/")[-2:])
@@ -42,13 +44,23 @@ def _header(facts: Facts) -> str:
     css, verdict = _verdict(facts)
     return f"""<header>
 <p class="brand">rayseg report</p>
-<h1>{text(_title(facts))}</h1>
+<h1>{text(title(facts))}</h1>
 <p class="facts">{" · ".join(said)}</p>
 <p class="source">{text(facts.source)}</p>
 <div class="verdict {css}"><p>{verdict}</p>
 {charts.stacked(parts, label="images done, failed and left")}
 <ul class="legend">{legend}</ul></div>
-</header>"""
+{_vanished(facts)}</header>"""
+
+
+def _vanished(facts: Facts) -> str:
+    """What the last update of the source did not find any more."""
+    last: dict[str, Any] = (facts.job.get("updates") or [{}])[-1]
+    if not last.get("vanished"):
+        return ""
+    what = plural(int(last["vanished"]), "planned image")
+    said = f"{what} not found when the source was listed again, {text(moment(str(last['when'])))}: their rows stay here, and"
+    return f'<p class="note">{said} <code>vanished.parquet</code> names them.</p>\n'
 
 
 def _verdict(facts: Facts) -> tuple[str, str]:
@@ -97,18 +109,21 @@ def _median(histogram: np.ndarray) -> str:
 
 
 def _queries(facts: Facts) -> str:
-    left = _code("DuckDB", query.sql(facts.out)) + _code("Shell", query.shell(facts.out))
-    right = _code("pandas", query.pandas(facts.out))
+    left = code("DuckDB", query.sql(facts.out)) + code("Shell", query.shell(facts.out))
+    right = code("pandas", query.pandas(facts.out))
     return section("query", "Query it", f'<div class="queries"><div>{left}</div><div>{right}</div></div>')
 
 
-def _code(heading: str, code: str) -> str:
-    return f"<h3>{heading}</h3><pre><code>{lines(code)}</code></pre>"
+def code(heading: str, typed: str) -> str:
+    """Lines to type, as HTML."""
+    return f"<h3>{heading}</h3><pre><code>{lines(typed)}</code></pre>"
 
 
-def _details(facts: Facts) -> str:
+def details(facts: Facts) -> str:
+    """The section that says what was asked and with what."""
     job, model, plan = facts.job, facts.job["model"], facts.job["plan"]
     settings = {k: v for k, v in (job.get("settings") or {}).items() if k not in _UNLISTED}
+    settings |= settings.pop("scenes", None) or {}
     rows: list[tuple[str, object]] = [
         ("output", facts.out),
         ("model", f"{model.get('name')} ({model.get('task')}, {model.get('flavour')})"),
@@ -132,5 +147,6 @@ def _shortened(names: list[str]) -> str:
     return ", ".join(names[:_MOST_LABELS]) + more
 
 
-def _footer(facts: Facts) -> str:
+def footer(facts: Facts) -> str:
+    """The last line."""
     return f"<footer>Written {text(moment(facts.written))} from the files of {text(facts.out)}</footer>"

@@ -45,6 +45,8 @@ class Picks:
 
     def add(self, chunk: str, images: pa.Table, mean_scores: dict[int, float]) -> None:
         """Consider the ok images of a commit."""
+        if not self.sample + self.extremes:
+            return
         names = ["unit_id", "uri", "page", "width", "height", "n_objects"]
         for row in images.select(names).to_pylist():
             unit = row["unit_id"]

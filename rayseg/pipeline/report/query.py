@@ -38,3 +38,25 @@ def shell(out: str) -> str:
     """Commands of rayseg itself."""
     quoted = shlex.quote(out)
     return f"rayseg verify {quoted}\nrayseg retry {quoted}\nrayseg export-coco {quoted} results.json"
+
+
+def geopandas(out: str) -> str:
+    """GeoPandas: the ledger of scenes, and the objects of one of them as shapes in its reference system."""
+    return (
+        "import geopandas as gpd\n"
+        "import pandas as pd\n"
+        "\n"
+        f"scenes = pd.read_parquet({out + '/images'!r})\n"
+        f"objects = pd.read_parquet({out + '/objects'!r})\n"
+        "\n"
+        'scene = scenes[scenes.status != "failed"].iloc[0]\n'
+        "found = objects[objects.unit_id == scene.unit_id]\n"
+        "shapes = gpd.GeoSeries.from_wkb(found.geometry, crs=scene.crs)\n"
+        "found = gpd.GeoDataFrame(found, geometry=shapes)"
+    )
+
+
+def scene_shell(out: str) -> str:
+    """Commands of rayseg itself, for a job of scenes."""
+    quoted = shlex.quote(out)
+    return f"rayseg verify {quoted}\nrayseg retry {quoted}\nrayseg export-geo {quoted} objects.gpkg"

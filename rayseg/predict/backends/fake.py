@@ -2,10 +2,13 @@
 
     fake:instance                                   bright blobs become objects
     fake:semantic?labels=sky,land,sea&size=64x96    brightness decides the class; images are resized to 64 x 96
+    fake:semantic?output=probabilities              the same classes, and how likely each one is
     fake:instance?delay_ms=10&raise_on=255,0,0&kill_on=0,0,255&hang_on=0,255,0&draw_threshold=0.5&pattern=box
 
 `raise_on`, `kill_on`, `hang_on`: what happens to an image whose top left pixel has this RGB value: an exception,
 SIGKILL for the process, or sleep without end. `pattern=box` finds one fixed box in every image, at almost no cost.
+`pattern=colours` finds every object of an image in which each has a colour of its own on black: class red modulo the number
+of classes, score from green; so it sees in a tile just what the tile holds.
 """
 
 from __future__ import annotations
@@ -29,7 +32,6 @@ from rayseg.predict.spec import ModelSpec
 Rgb = tuple[int, int, int]
 _PREFIX = "fake:"
 _BRIGHT = 128
-_MOST_BLOBS = 100
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,11 @@ class FakeScript:
     raise_on: Rgb | None = None
     kill_on: Rgb | None = None
     hang_on: Rgb | None = None
-    pattern: Literal["blobs", "box"] = "blobs"
+    pattern: Literal["blobs", "box", "colours"] = "blobs"
+    most: int = 100
+    """Blobs that are reported of an image at most, the first in reading order."""
+    output: Literal["labels", "probabilities"] = "labels"
+    """Of semantic fakes."""
 
 
 def fake_spec(task: Literal["instance", "semantic"] = "instance", **script: Any) -> ModelSpec:
@@ -69,7 +75,7 @@ def parse_fake(path: str) -> ModelSpec:
         name=f"fake-{task}",
         task="instance" if instance else "semantic",
         family="ppyoloe_seg" if instance else "label_map",  # whose outputs it imitates
-        flavour="paddlex",
+        flavour="probabilities" if script.output == "probabilities" else "paddlex",
         labels=script.labels,
         draw_threshold=script.draw_threshold if instance else 0.0,
         steps=(*resize, Normalize(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)), Permute()),
@@ -97,8 +103,10 @@ class FakeBackend:
             self._misbehave(tuple(image[0, 0].tolist()))
             time.sleep(self._script.delay_ms / 1000)
         if self._task == "semantic":
-            count = len(self._script.labels)
-            return [np.stack([_brightness(image).astype(np.int32) * count // 256 for image in images])]
+            brightness, count = np.stack([_brightness(image) for image in images]), len(self._script.labels)
+            if self._script.output == "probabilities":
+                return [_class_probabilities(count)[:, brightness].swapaxes(0, 1)]
+            return [brightness.astype(np.int32) * count // 256]
         (scale,), (size,) = inputs["scale_factor"], inputs["im_shape"]
         return _instances(images[0], np.rint(size / scale).astype(int), scale, self._script)
 
@@ -111,10 +119,25 @@ class FakeBackend:
             time.sleep(60)
 
 
+def _class_probabilities(count: int) -> np.ndarray:
+    """How likely each class is at each brightness, uint8 (count, 256) in 255ths.
+
+    All for one class in the middle of its range, and shared with the next one in between. On a border the class that the
+    label map has is ahead by the half step of brightness that is added here.
+    """
+    place = (np.arange(256) * count + 0.5) / 256
+    middles = np.arange(count)[:, None] + 0.5
+    return np.rint(255 * (1 - np.abs(np.clip(place, 0.5, count - 0.5) - middles)).clip(0)).astype(np.uint8)
+
+
 def _instances(image: np.ndarray, original_hw: np.ndarray, scale_hw: np.ndarray, script: FakeScript) -> list[np.ndarray]:
     """bbox (m, 6), bbox_num (1,), mask (m, H, W); one row of zeros when nothing is found."""
     height, width = original_hw.tolist()
-    found = _one_box(image, len(script.labels)) if script.pattern == "box" else _blobs(image, len(script.labels))
+    count = len(script.labels)
+    if script.pattern == "blobs":
+        found = _blobs(image, count, most=script.most)
+    else:
+        found = _one_box(image, count) if script.pattern == "box" else _colours(image, count)
     rows = np.zeros((max(1, len(found)), 6), dtype=np.float32)
     masks = np.zeros((len(rows), height, width), dtype=np.float32)
     for i, (class_id, score, (x0, y0, x1, y1), mask) in enumerate(found):
@@ -123,13 +146,13 @@ def _instances(image: np.ndarray, original_hw: np.ndarray, scale_hw: np.ndarray,
     return [rows, np.asarray([len(rows)], dtype=np.int32), masks]
 
 
-def _blobs(image: np.ndarray, num_classes: int) -> list[tuple[int, float, tuple[int, int, int, int], np.ndarray]]:
+def _blobs(image: np.ndarray, num_classes: int, *, most: int) -> list[tuple[int, float, tuple[int, int, int, int], np.ndarray]]:
     """Connected bright regions in reading order: class, score (how full its box is, 0.5 to 1), xyxy, mask."""
     import cv2
 
     count, regions, stats, _ = cv2.connectedComponentsWithStats((_brightness(image) >= _BRIGHT).astype(np.uint8), connectivity=4)
     found = []
-    for label in range(1, min(count, _MOST_BLOBS + 1)):
+    for label in range(1, min(count, most + 1)):
         x, y, w, h, area = stats[label].tolist()
         mask = regions == label
         strongest = int(np.argmax(image[mask].sum(axis=0, dtype=np.int64)))
@@ -143,6 +166,23 @@ def _one_box(image: np.ndarray, num_classes: int) -> list[tuple[int, float, tupl
     mask = np.zeros((height, width), dtype=bool)
     mask[y0:y1, x0:x1] = True
     return [(int(image[0, 0, 0]) % num_classes, 0.75, (x0, y0, x1, y1), mask)]
+
+
+def _colours(image: np.ndarray, num_classes: int) -> list[tuple[int, float, tuple[int, int, int, int], np.ndarray]]:
+    """Pixels of one colour, but black, are one object, wherever they lie; in the order of the colours."""
+    ids = image.astype(np.uint32) @ np.asarray([65536, 256, 1], dtype=np.uint32)
+    y, x = np.nonzero(ids)
+    order = np.argsort(ids[y, x], kind="stable")
+    y, x = y[order], x[order]
+    colours, first = np.unique(ids[y, x], return_index=True)
+    found = []
+    for colour, rows, columns in zip(colours.tolist(), np.split(y, first[1:]), np.split(x, first[1:]), strict=False):
+        mask = np.zeros(ids.shape, dtype=bool)
+        mask[rows, columns] = True
+        red, green = colour >> 16, (colour >> 8) & 255
+        box = (int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
+        found.append((red % num_classes, 0.5 + (green + 1) / 512, box, mask))
+    return found
 
 
 def _nearest(mask: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -168,7 +208,10 @@ def _parse(path: str) -> tuple[str, FakeScript]:
             values[key] = known[key](text)
         except ValueError as error:
             raise ModelError(f"{path!r}: {key}={text!r} cannot be read: {error}") from error
-    return task, FakeScript(**values)
+    script = FakeScript(**values)
+    if script.output == "probabilities" and (task == "instance" or len(script.labels) > 256):
+        raise ModelError(f"{path!r}: output=probabilities is for fake:semantic with at most 256 labels")
+    return task, script
 
 
 def _write(value: Any) -> str:
@@ -188,8 +231,14 @@ def _size(text: str) -> Size:
 
 
 def _pattern(text: str) -> str:
-    if text not in ("blobs", "box"):
-        raise ValueError("expected blobs or box")
+    if text not in ("blobs", "box", "colours"):
+        raise ValueError("expected blobs, box or colours")
+    return text
+
+
+def _output(text: str) -> str:
+    if text not in ("labels", "probabilities"):
+        raise ValueError("expected labels or probabilities")
     return text
 
 
@@ -202,4 +251,6 @@ _READERS: dict[str, Any] = {
     "kill_on": _rgb,
     "hang_on": _rgb,
     "pattern": _pattern,
+    "most": int,
+    "output": _output,
 }

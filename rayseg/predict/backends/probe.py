@@ -11,11 +11,11 @@ import numpy as np
 from rayseg import rle
 from rayseg.geometry import Size, Window
 from rayseg.predict.backends.protocol import Backend
-from rayseg.predict.execute import execute, feed
+from rayseg.predict.execute import execute
 from rayseg.predict.families import finish
 from rayseg.predict.prepare import Prepared, prepare
 from rayseg.predict.spec import ModelSpec
-from rayseg.results import Instances
+from rayseg.results import Instances, SemanticMap
 from rayseg.rle import Rle
 
 FREE_SIZE = Size(96, 128)
@@ -59,11 +59,17 @@ def deviation(spec: ModelSpec, fast: Backend, sure: Backend) -> str | None:
     """Why the results of two engines cannot be taken for the same, or None."""
     image = probe_image(spec)
     if spec.task == "semantic":
-        inputs = feed(spec, [image])
-        found, wanted = fast.run(inputs)[0], sure.run(inputs)[0]
+        found, wanted = (_labels(spec, backend, image) for backend in (fast, sure))
         return _too_many(np.mean(found != wanted), PIXELS_DIFFERING, "of the pixels have another class")
     mine, theirs = (_objects(spec, backend, image) for backend in (fast, sure))
     return _compare_objects(mine, theirs)
+
+
+def _labels(spec: ModelSpec, backend: Backend, image: Prepared) -> np.ndarray:
+    (raw,) = execute(spec, backend, [image])
+    found = finish(spec, raw, threshold=0.0)
+    assert isinstance(found, SemanticMap)
+    return found.labels
 
 
 def _objects(spec: ModelSpec, backend: Backend, image: Prepared) -> Instances:

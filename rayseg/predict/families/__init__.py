@@ -24,8 +24,13 @@ __all__ = ["FAMILIES", "Family", "finish", "identify", "split_outputs"]
 
 FAMILIES = {
     (family.name, family.flavour): family
-    for module in (label_map, mask_rtdetr, ppyoloe_seg, rcnn, solov2)
-    for family in (module.PADDLEX, module.LEAN)
+    for family in (
+        *(label_map.PADDLEX, label_map.LEAN, label_map.PROBABILITIES),
+        *(mask_rtdetr.PADDLEX, mask_rtdetr.LEAN),
+        *(ppyoloe_seg.PADDLEX, ppyoloe_seg.LEAN),
+        *(rcnn.PADDLEX, rcnn.LEAN),
+        *(solov2.PADDLEX, solov2.LEAN),
+    )
 }
 """(family, flavour) -> what we can finish."""
 

@@ -28,7 +28,7 @@ class Family:
 
     name: str
     task: Literal["instance", "semantic"]
-    flavour: Literal["paddlex", "lean"]
+    flavour: Literal["paddlex", "lean", "probabilities"]
     outputs: tuple[tuple[str, str, int], ...]
     """(name, kind, rank) of each, in order. The name is for people: programs do not keep it."""
     inputs: frozenset[str] | None
