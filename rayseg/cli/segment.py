@@ -41,7 +41,7 @@ def add_commands(command: Declare) -> None:
     sub.add_argument("--max-failures", metavar="N|P%", help="stop above this many failed images")
     sub.add_argument("--save-label-maps", action="store_true", default=None, help="also write index PNGs (semantic models)")
     sub.add_argument("--backend", help="auto, paddle, paddle-onednn, eager or fake (default auto)")
-    sub.add_argument("--device", help="auto, cpu or gpu (default auto)")
+    sub.add_argument("--device", help="auto, cpu, gpu, gpu:0,1, npu, ... (default auto)")
     sub.add_argument("--chunk-images", type=int, metavar="N", help="images per file of results (default: by archive size)")
     sub.add_argument("--manifest-column", metavar="NAME", help="column of a CSV or Parquet manifest that holds the paths")
     sub.add_argument("--update", action="store_true", help="list SRC again; do what is new or changed, name what vanished")
@@ -149,7 +149,7 @@ def _forecast(settings: SegmentSettings, args: argparse.Namespace) -> int:
     from rayseg.pipeline.progress import Progress
     from rayseg.pipeline.runtime import connected
 
-    with connected(args.address, num_cpus=args.num_cpus, verbose=args.verbose):
+    with connected(args.address, num_cpus=args.num_cpus, device=settings.accelerator(), verbose=args.verbose):
         progress = Progress(quiet=args.quiet, log_units=args.log_json)
         for line in forecast_job(settings, progress=progress, update=args.update).lines():
             print(line)
@@ -161,7 +161,7 @@ def _run_segment(settings: SegmentSettings, args: argparse.Namespace, *, update:
     from rayseg.pipeline.progress import Progress
     from rayseg.pipeline.runtime import connected
 
-    with connected(args.address, num_cpus=args.num_cpus, verbose=args.verbose):
+    with connected(args.address, num_cpus=args.num_cpus, device=settings.accelerator(), verbose=args.verbose):
         result = run_job(settings, progress=Progress(quiet=args.quiet, log_units=args.log_json), update=update)
     if args.report:
         from rayseg.pipeline.report import write_report

@@ -102,7 +102,7 @@ def _check_dataset(settings: Settings, args: argparse.Namespace) -> Outcome:
     from rayseg.pipeline.check_dataset import check_from_settings
 
     with _connected(settings, args):
-        found = check_from_settings(settings, task=find_model(settings.general.model).task)
+        found = check_from_settings(_from_anywhere(settings), task=find_model(settings.general.model).task)
     for level in ("errors", "warnings"):
         for kind in found[level]:
             print(f"{level[:-1]} {kind['kind']}: {kind['count']}", *kind["examples"], sep="\n  ", file=sys.stderr)
@@ -128,7 +128,7 @@ def _tune(settings: Settings, args: argparse.Namespace) -> Outcome:
     from rayseg.tuning.search import tune
     from rayseg.tuning.watching import describe
 
-    result = tune(settings, report=lambda event: log.info("%s", describe(event)))
+    result = tune(_from_anywhere(settings), report=lambda event: log.info("%s", describe(event)))
     print(result.to_text())
     print(f"\n{result.best_model}: {result.metric} {result.best.best_score} by trial {result.best.id}")
     return Outcome()
@@ -184,6 +184,14 @@ ACTS: dict[str, Callable[[Settings, argparse.Namespace], Outcome]] = {
     "predict": _predict,
 }
 """What each mode does."""
+
+
+def _from_anywhere(settings: Settings) -> Settings:
+    """With a local data set named so that workers find it, whose own folder is another on a Ray that is there already."""
+    folder = settings.general.dataset_dir
+    if folder is None or "://" in folder or os.path.isabs(folder):
+        return settings
+    return settings.with_values({"Global.dataset_dir": os.path.abspath(folder)})
 
 
 def _connected(settings: Settings, args: argparse.Namespace) -> AbstractContextManager[None]:

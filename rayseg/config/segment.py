@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from typing import Any
 
+from rayseg.config.device import DeviceChoice, parse_device
 from rayseg.config.scenes import SceneSettings
 from rayseg.errors import ConfigError
 
@@ -27,7 +28,8 @@ class SegmentSettings:
         model: inference model directory, or `fake:...` for tests.
         threshold: smallest score of an object that is kept; None takes the model's own.
         backend: engine of the predictors: auto, paddle, paddle-onednn, eager or fake.
-        device: auto, cpu or gpu.
+        device: auto, cpu, gpu, or another kind that Ray hands out, such as npu. `gpu:0,1` is two predictors; which GPUs they
+            get is decided by their numbers where the job starts its own Ray, and by Ray on a cluster.
         max_pixels: an image with more is a failed row; it is refused from its header, never decoded.
         allow_truncated: take what can be decoded of a file that ends early instead of failing it.
         max_failures: the job stops above this many failed images: a count such as "20" or a share such as "1%"; None never stops.
@@ -79,18 +81,38 @@ class SegmentSettings:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
         if self.backend not in ("auto", "paddle", "paddle-onednn", "eager", "fake"):
             raise ConfigError(f"backend {self.backend!r} is unknown; use auto, paddle, paddle-onednn, eager or fake")
-        if self.device not in ("auto", "cpu", "gpu"):
-            raise ConfigError(f"device {self.device!r} is unknown; use auto, cpu or gpu")
         if self.gpus_per_predictor is not None and not 0 <= self.gpus_per_predictor < math.inf:
             raise ConfigError(f"gpus_per_predictor must be a number and not negative, got {self.gpus_per_predictor}")
-        if self.device == "cpu" and self.gpus_per_predictor:
-            raise ConfigError(f"device cpu contradicts gpus_per_predictor {self.gpus_per_predictor}; drop one of them")
+        self._check_device()
         if not 0 < self.decode_timeout_s < math.inf:
             raise ConfigError(f"decode_timeout_s must be a number above 0, got {self.decode_timeout_s}")
         self.predictor_range()
         self.failure_limit(1)
         if self.scenes is not None:
             self._check_scenes()
+
+    def accelerator(self) -> DeviceChoice | None:
+        """The device that is asked for; None for auto.
+
+        Raises:
+            ConfigError: no device string.
+        """
+        return None if self.device == "auto" else parse_device(self.device)
+
+    def _check_device(self) -> None:
+        choice = self.accelerator()
+        if choice is None:
+            return
+        if choice.resource != "GPU" and self.gpus_per_predictor:
+            raise ConfigError(f"device {choice.kind} contradicts gpus_per_predictor {self.gpus_per_predictor}; drop one of them")
+        if choice.indices is None:
+            return
+        if self.gpus_per_predictor is not None:
+            raise ConfigError(f"device {self.device} is one predictor a device; drop gpus_per_predictor, or the numbers")
+        if self.predictor_range() not in (None, (len(choice.indices),) * 2):
+            raise ConfigError(
+                f"device {self.device} is {len(choice.indices)} predictors, predictors says {self.predictors}; drop one of them"
+            )
 
     def predictor_range(self) -> tuple[int, int] | None:
         """(least, most) predictors, or None for auto.

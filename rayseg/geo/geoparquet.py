@@ -214,7 +214,9 @@ class GeoParquetFile:
         repeated = ["uri", "scene_id", "label", "class_id", "unit_id", "page", "n_fragments", "n_tiles"]
         self._whole = appearing(where) if isinstance(where, (str, os.PathLike)) else nullcontext(where)
         target = self._whole.__enter__()
-        self._writer = pq.ParquetWriter(target, GEO_OBJECTS, compression="zstd", use_dictionary=repeated)
+        # A folder of files is opened by their Arrow schema; bounds and kinds of shapes follow in the footer.
+        schema = GEO_OBJECTS.with_metadata({GEO_KEY: self._summary.to_json(crs)})
+        self._writer = pq.ParquetWriter(target, schema, compression="zstd", use_dictionary=repeated)
 
     def write(self, table: pa.Table) -> None:
         """Append rows of GEO_OBJECTS, as row groups of their own: so not a few at a time.

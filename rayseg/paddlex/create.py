@@ -10,10 +10,10 @@ from typing import Any
 from rayseg.errors import ConfigError, ModelError
 from rayseg.models.download import CACHE_VARIABLE, cache_dir
 from rayseg.models.zoo import find_model
-from rayseg.paddlex.devices import find_devices, open_predictor
 from rayseg.paddlex.engines import choose_engine, refuse_unknown
 from rayseg.paddlex.model import SegmentationModel, check_settings
 from rayseg.paddlex.pipeline_file import read_pipeline
+from rayseg.predict.devices import find_devices, open_predictor
 from rayseg.predict.model_dir import load_model_dir
 from rayseg.predict.spec import ModelSpec
 

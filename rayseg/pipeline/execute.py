@@ -74,7 +74,7 @@ class Machine:
         cluster = ray.cluster_resources()
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         smallest = min((node["CPU"] for node in nodes if node.get("CPU", 0) >= 1), default=None)
-        budget = plan_budget(settings, cpus=cluster.get("CPU", 0), gpus=cluster.get("GPU", 0), node_cpus=smallest)
+        budget = plan_budget(settings, cpus=cluster.get("CPU", 0), gpus=cluster.get("GPU", 0), node_cpus=smallest, others=cluster)
         check_resources(settings, budget, nodes)
         return cls(cluster, budget)
 
@@ -235,6 +235,7 @@ def _pipeline(context: Context, plan: Plan, left: LeftOver, budget: Budget, stag
         compute=ActorPoolStrategy(min_size=budget.min_predictors, max_size=budget.max_predictors),
         num_cpus=budget.predictor_cpus,
         num_gpus=budget.predictor_gpus or None,
+        **({"resources": budget.predictor_resources} if budget.predictor_resources else {}),
         **chunk_by_chunk,
     )
     return predicted.map_batches(stages.encode, fn_kwargs={"context": context}, num_cpus=budget.task_cpus, **chunk_by_chunk)

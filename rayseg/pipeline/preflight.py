@@ -22,6 +22,7 @@ import ray
 import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from rayseg.config.device import PINNED
 from rayseg.config.segment import SegmentSettings
 from rayseg.errors import ConfigError, ImageError, OutputError, SourceError
 from rayseg.images import read_header
@@ -59,6 +60,13 @@ def check_resources(settings: SegmentSettings, budget: Budget, nodes: Sequence[d
             f"threads_per_predictor {settings.threads_per_predictor}: no node has more than {cpus:g} CPUs, and a predictor runs "
             "on one. Lower it, or leave it out to share the cores."
         )
+    for name in budget.predictor_resources:
+        most = max((node.get(name, 0.0) for node in nodes), default=0.0)
+        if name not in PINNED and most > 1:
+            raise ConfigError(
+                f"device {settings.device}: a node has {most:g} {name}, and Ray does not say which of them an actor reserved. "
+                "Start one Ray node for each device, each with one of it."
+            )
     if not budget.predictor_gpus:
         return
     if budget.predictor_gpus > gpus + 1e-9:

@@ -23,6 +23,7 @@ import pyarrow as pa
 import ray
 
 from rayseg import images
+from rayseg.config.device import VISIBLE
 from rayseg.config.segment import SegmentSettings
 from rayseg.errors import CorruptImage, ImageError, RaysegError
 from rayseg.pipeline import ledger
@@ -31,9 +32,9 @@ from rayseg.pipeline.metrics import count, job_tag, predictor
 from rayseg.pipeline.parcel import pack, unpack
 from rayseg.pipeline.sources import to_path
 from rayseg.pipeline.storage import Store, filesystem, with_retries
+from rayseg.predict.devices import Device, open_predictor
 from rayseg.predict.families import finish
 from rayseg.predict.model_dir import ModelSpec
-from rayseg.predict.predictor import Predictor
 from rayseg.predict.prepare import Prepared, prepare
 from rayseg.predict.raw import Raw
 from rayseg.results import Result, SemanticMap
@@ -118,7 +119,7 @@ class PredictStage:
         self._context = context
         settings = context.settings
         self._threshold = context.spec.draw_threshold if settings.threshold is None else settings.threshold
-        self._predictor = Predictor(context.spec, backend=settings.backend, device=_pinned(device), threads=threads)
+        self._predictor = open_predictor(context.spec, _pinned(device), backend=settings.backend, threads=threads)
         context.board.backend.remote(self._predictor.backend_name)
         self._idle_since = time.perf_counter()
 
@@ -231,7 +232,10 @@ def _fetch(unit: Unit, settings: SegmentSettings) -> tuple[bytes | Exception, fl
         path = to_path(fs, unit.uri)
         data = with_retries(lambda: fs.cat_file(path), attempts=settings.fetch_attempts, what=unit.uri)
         if unit.bytes is not None and len(data) != unit.bytes:
-            raise CorruptImage(f"has {len(data)} bytes, {unit.bytes} when the job was planned: it was replaced meanwhile")
+            raise CorruptImage(
+                f"has {len(data)} bytes, {unit.bytes} when the job was planned: it was replaced meanwhile. "
+                "`rayseg segment` with --update takes it as it is now"
+            )
     except Exception as error:  # noqa: BLE001 - storage libraries raise their own trees; all of them cost this image only
         return error, time.perf_counter() - start
     return data, time.perf_counter() - start
@@ -317,11 +321,13 @@ def timed(work: Work, stage: str) -> Iterator[Work]:
         timed.seconds[stage] = time.perf_counter() - start
 
 
-def _pinned(device: str) -> str:
-    """The device of this process: Ray shows an actor only the GPUs it reserved, so its first is number 0."""
-    if device == "gpu" and not os.environ.get("CUDA_VISIBLE_DEVICES"):
-        raise RaysegError("this predictor reserved a GPU, but Ray pinned none to it (CUDA_VISIBLE_DEVICES is empty)")
-    return "gpu:0" if device == "gpu" else "cpu"
+def _pinned(kind: str) -> Device:
+    """The device of this process: Ray shows an actor only those that it reserved, so its first is number 0."""
+    variable = VISIBLE.get(kind)
+    if variable and not os.environ.get(variable):
+        name = "GPU" if kind == "gpu" else kind
+        raise RaysegError(f"this predictor reserved a {name}, but Ray pinned none to it ({variable} is empty)")
+    return Device(kind)
 
 
 def tell(context: Context, stage: str, done: list[Work], *, objects: int = 0) -> None:

@@ -114,7 +114,7 @@ def test_settings_can_be_written_as_overrides_without_quotes(pair, name, value):
         ("chunk_images", 0, "chunk_images must be at least 1"),
         ("threads_per_predictor", -2, "threads_per_predictor must be at least 1, got -2"),
         ("backend", "torch", "backend 'torch' is unknown; use auto, paddle"),
-        ("device", "tpu", "device 'tpu' is unknown; use auto, cpu or gpu"),
+        ("device", "tpu", "device 'tpu' is unknown; expected cpu, gpu"),
         ("gpus_per_predictor", -1.0, "gpus_per_predictor must be a number and not negative, got -1.0"),
         ("gpus_per_predictor", float("nan"), "gpus_per_predictor must be a number and not negative, got nan"),
         ("decode_timeout_s", 0.0, "decode_timeout_s must be a number above 0, got 0.0"),

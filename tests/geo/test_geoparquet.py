@@ -305,3 +305,13 @@ def test_a_crs_survives_the_file(name):
         warnings.simplefilter("ignore", UserWarning)  # a PROJ string says less than a CRS
         geo = with_geo_metadata(table_of(blobs(1)), crs).schema.metadata[b"geo"]
     assert crs_of(geo) == crs
+
+
+def test_a_folder_of_files_of_one_reference_system_opens_as_one_table(tmp_path):
+    geopandas = pytest.importorskip("geopandas")
+    for name in ("a", "b"):
+        table = scene_objects_table(SceneRef(name, 1, name), blobs(20), LABELS, crs=UTM, pixel_to_ground=to_utm)
+        with GeoParquetFile(tmp_path / f"{name}.parquet", UTM) as file:
+            file.write(table)
+    whole = geopandas.read_parquet(tmp_path)
+    assert len(whole) == 40 and whole.crs == UTM and whole.is_valid.all()

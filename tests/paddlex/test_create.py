@@ -9,11 +9,11 @@ import pytest
 
 import rayseg
 from rayseg.errors import BackendError, ConfigError, ModelError
-from rayseg.paddlex import devices
 from rayseg.paddlex.create import find_model_dir
-from rayseg.paddlex.devices import Device, find_devices, parse_devices
 from rayseg.paddlex.engines import choose_engine
 from rayseg.paddlex.pipeline_file import NAMES, pipeline_text, read_pipeline
+from rayseg.predict import devices
+from rayseg.predict.devices import Device, find_devices, parse_devices
 
 FAKE = "fake:instance?draw_threshold=0.25&pattern=colours&size=16x16"  # the size keeps loading fast
 IMAGE = np.uint8([[(0, green, 1) for green in (10, 80, 150, 240)]]).repeat(4, axis=1).repeat(16, axis=0)  # scores 0.52 to 0.97

@@ -66,3 +66,42 @@ def test_a_pool_larger_than_the_cluster_is_refused():
         plan_budget(_settings(predictors="3"), cpus=8, gpus=2)
     with pytest.raises(ConfigError, match="only whole GPUs"):
         plan_budget(_settings(gpus_per_predictor=1.5), cpus=8, gpus=2)
+
+
+@pytest.mark.parametrize(
+    ("device", "cluster", "predictors", "gpus", "extra"),
+    [
+        ("gpu:0,2", {"GPU": 4}, (2, 2), 1, {}),
+        ("gpu:5", {"GPU": 4}, (1, 1), 1, {}),
+        ("dcu", {"GPU": 2}, (1, 2), 1, {}),
+        ("npu", {"NPU": 8, "GPU": 1}, (1, 8), 0, {"NPU": 1}),
+        ("npu:0,1", {"NPU": 8}, (2, 2), 0, {"NPU": 1}),
+        ("xpu", {"XPU": 3}, (1, 3), 0, {"XPU": 1}),
+    ],
+)
+def test_a_device_string_chooses_what_ray_reserves_and_its_numbers_how_many_predictors(device, cluster, predictors, gpus, extra):
+    budget = plan_budget(_settings(device=device), cpus=16, gpus=cluster.get("GPU", 0), others=cluster)
+    assert (budget.min_predictors, budget.max_predictors) == predictors
+    assert (budget.predictor_gpus, budget.predictor_resources, budget.device) == (gpus, extra, device.partition(":")[0])
+
+
+@pytest.mark.parametrize("device", ["npu", "xpu:0", "dcu"])
+def test_a_device_the_cluster_does_not_have_is_refused_and_nothing_falls_back(device):
+    with pytest.raises(ConfigError, match="is asked for, but the cluster has none"):
+        plan_budget(_settings(device=device), cpus=16, gpus=0, others={"CPU": 16})
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"device": "gpu:0,0"}, "names a device twice"),
+        ({"device": "cpu:0"}, "the CPU is one device"),
+        ({"device": "tpu"}, "'tpu' is unknown"),
+        ({"device": "gpu:0,1", "predictors": "3"}, "is 2 predictors, predictors says 3"),
+        ({"device": "gpu:0,1", "gpus_per_predictor": 0.5}, "drop gpus_per_predictor, or the numbers"),
+        ({"device": "npu", "gpus_per_predictor": 1.0}, "device npu contradicts"),
+    ],
+)
+def test_a_device_string_that_cannot_be_honoured_is_refused(values, words):
+    with pytest.raises(ConfigError, match=words):
+        _settings(**values)

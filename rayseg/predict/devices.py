@@ -1,4 +1,4 @@
-"""Device strings as PaddleX writes them: `cpu`, `gpu`, `gpu:0`, `gpu:0,1`, `npu:0`; and a predictor for each of them.
+"""The devices of this machine, found by their strings (`gpu:0`, `npu:0`), and a predictor for each of them.
 
 A device that is not there is an error that names it. Kinds other than cpu and gpu run Paddle operator by operator: that is
 what Paddle's plug-ins promise, and we have no such machine to try more.
@@ -6,16 +6,13 @@ what Paddle's plug-ins promise, and we have no such machine to try more.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
+from rayseg.config.device import parse_device
 from rayseg.errors import BackendError, ConfigError
 from rayseg.predict.backends.paddle_eager import eager
 from rayseg.predict.predictor import Predictor
 from rayseg.predict.spec import ModelSpec
-
-KINDS = ("cpu", "gpu", "npu", "xpu", "mlu", "dcu", "gcu", "iluvatar_gpu", "metax_gpu")
-_FORM = re.compile(r"([a-z_]+)(?::(\d+(?:,\d+)*))?")
 
 
 @dataclass(frozen=True)
@@ -23,7 +20,7 @@ class Device:
     """One device."""
 
     kind: str
-    """One of KINDS."""
+    """One of `rayseg.config.device.KINDS`."""
     index: int = 0
     """Of its kind; the CPU is one device."""
 
@@ -37,17 +34,9 @@ def parse_devices(text: str) -> tuple[Device, ...]:
     Raises:
         ConfigError: the string is malformed, names an unknown kind, or one device twice.
     """
-    match = _FORM.fullmatch(text) if isinstance(text, str) else None
-    if match is None or match[1] not in KINDS:
-        raise ConfigError(
-            f"device {text!r} is unknown; expected cpu, gpu, gpu:0, gpu:0,1 or the same with {', '.join(KINDS[2:])}"
-        )
-    kind, listed = match.groups()
-    if kind == "cpu" and listed is not None:
-        raise ConfigError(f"device {text!r}: the CPU is one device and has no number; use cpu")
-    found = tuple(Device(kind, int(index)) for index in (listed or "0").split(","))
-    if len(set(found)) < len(found):
-        raise ConfigError(f"device {text!r} names a device twice")
+    choice = parse_device(text)
+    kind = choice.kind
+    found = tuple(Device(kind, index) for index in choice.indices or (0,))
     if len(found) > 1 and kind != "gpu":
         raise ConfigError(
             f"device {text!r}: one process drives several devices only of kind gpu; start a process for each {kind}"
