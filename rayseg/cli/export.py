@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from rayseg.cli.shared import DONE
+from rayseg.config.checks import within
 from rayseg.config.train import Settings
 from rayseg.errors import ConfigError
 
@@ -54,6 +55,8 @@ def export_named(args: argparse.Namespace) -> int:
 
     if args.dir is None:
         raise ConfigError(f"where to? rayseg export {args.name} DIR")
+    if args.draw_threshold is not None:
+        within("--draw-threshold", args.draw_threshold, 0, 1)
     row = find_model(args.name)
     labels = _labels(args.labels) or numbered(row.num_classes)
     export_model(
@@ -90,10 +93,16 @@ def export_trained(settings: Settings) -> Path:
 
 
 def _labels(given: str | None) -> tuple[str, ...]:
-    """Class names from a comma-separated list or a file with one a line."""
+    """Class names from a comma-separated list or a file with one a line.
+
+    Raises:
+        ConfigError: it reads like the path of a file that is not there.
+    """
     if given is None:
         return ()
     if os.path.isfile(given):
         with open(given, encoding="utf-8") as file:
             return tuple(line.strip() for line in file if line.strip())
+    if "," not in given and (given.endswith(".txt") or given.startswith(("/", "./", "../", "~"))):
+        raise ConfigError(f"--labels {given}: there is no such file; give one with a class a line, or the names as a,b,c")
     return tuple(name.strip() for name in given.split(","))

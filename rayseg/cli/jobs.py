@@ -29,7 +29,11 @@ def add_commands(command: Declare) -> None:
 def jobs(args: argparse.Namespace) -> int:
     """`rayseg jobs list`, `rayseg jobs logs ID --follow`"""
     if (args.action == "list") != (args.job_id is None):
-        raise ConfigError("rayseg jobs list takes no ID; status, logs and stop take one")
+        raise ConfigError(
+            f"rayseg jobs list takes no ID, got {args.job_id}; status, logs and stop take one"
+            if args.action == "list"
+            else f"which job? rayseg jobs {args.action} ID; `rayseg jobs list` shows those there are"
+        )
     if args.follow and args.action != "logs":
         raise ConfigError(f"rayseg jobs {args.action}: --follow belongs to `rayseg jobs logs ID`")
 

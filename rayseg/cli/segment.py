@@ -61,6 +61,8 @@ def segment(args: argparse.Namespace) -> int:
     values |= _scene_values(args, values.get("scenes"))
     values["source_options"] = storage_options(args, values.get("source_options"))
     values["out_options"] = storage_options(args, values.get("out_options")) or None  # None: those of the source
+    if "model" not in values:
+        raise ConfigError("no model: give its inference model directory as --model DIR, or as `model` in a file for -c")
     settings = build(SegmentSettings, values, where=args.config or "command line")
     with _about(settings):
         return _forecast(settings, args) if args.plan_only else _run_segment(settings, args, update=args.update)

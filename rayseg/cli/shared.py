@@ -71,7 +71,8 @@ def add_storage_flags(sub: argparse.ArgumentParser) -> None:
 def storage_options(args: argparse.Namespace, given: dict[str, Any] | None) -> dict[str, Any]:
     """fsspec options from the flags, over those given."""
     secrets = [pair for pair in args.storage_option if pair.startswith(("key=", "secret=", "token="))]
-    options = dict(given or {}) | parse_overrides(pair for pair in args.storage_option if pair not in secrets)
+    plain = [pair for pair in args.storage_option if pair not in secrets]
+    options = dict(given or {}) | parse_overrides(plain, flag="--storage-option")
     options |= dict(pair.split("=", 1) for pair in secrets)  # as they are: 1e5 is no number there
     if args.endpoint_url:
         options["endpoint_url"] = args.endpoint_url

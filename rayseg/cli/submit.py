@@ -68,7 +68,8 @@ def await_machines(args: argparse.Namespace) -> int:
     """`rayseg await --cpus 16 --gpus 1 segment SRC OUT --model M`"""
     words = args.arguments[1:] if args.arguments[:1] == ["--"] else args.arguments
     if not words or words[0] not in COMMANDS:
-        raise ConfigError(f"await: {words[0] if words else 'nothing'} to run; name a command: {', '.join(COMMANDS)}")
+        what = f"{words[0]!r} is not a command it runs" if words else "no command to run"
+        raise ConfigError(f"await: {what}; name one of {', '.join(COMMANDS)}")
     if args.patience_s <= 0:
         raise ConfigError(f"await: --patience-s {args.patience_s:g} must be above 0")
 
@@ -188,8 +189,8 @@ def _check(job: str, words: Sequence[str], root: Path | None, exclude: Sequence[
     for pair in [*getattr(args, "storage_option", ()), *getattr(args, "override", ())]:
         if re.match(r"((source|out)_options(\.|=.*))?(key|secret|token|password)\b", pair):
             raise ConfigError(
-                f"{pair.partition('=')[0]}: the command of a job is seen by all who see the cluster. Give credentials as --env "
-                "AWS_ACCESS_KEY_ID --env AWS_SECRET_ACCESS_KEY, or give the machines a role that may read and write"
+                f"{pair.partition('=')[0]}=...: the command of a job is seen by all who see the cluster. Give credentials as "
+                "--env AWS_ACCESS_KEY_ID --env AWS_SECRET_ACCESS_KEY, or give the machines a role that may read and write"
             )
     uploaded = files_to_upload(root, exclude=exclude, include=include) if root else []
     for note in check_paths(job, args, root, uploaded):

@@ -80,7 +80,8 @@ def _as(mode: str) -> Callable[[argparse.Namespace], int]:
 
     def command(args: argparse.Namespace) -> int:
         if args.config is None:
-            raise ConfigError(f"{mode.replace('_', '-')} needs -c FILE, such as one of configs/")
+            other = {"evaluate": "; for a finished job: rayseg evaluate OUT --truth FILE", "export": ", or MODEL DIR"}
+            raise ConfigError(f"{mode.replace('_', '-')} needs -c FILE, such as one of configs/{other.get(mode, '')}")
         return _run(load_settings(args.config, [*args.override, f"Global.mode={mode}"]), args)
 
     return command

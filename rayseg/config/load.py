@@ -36,7 +36,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         found = _load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not a YAML file: {error}") from error
+        raise ConfigError(f"{path}: not a YAML file: {yaml_problem(error)}") from error
     if found is None:
         return {}
     if not isinstance(found, dict):
@@ -44,8 +44,19 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return found
 
 
-def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
+def yaml_problem(error: yaml.YAMLError) -> str:
+    """What is wrong with a YAML text and where, on one line; the parser draws a picture of several."""
+    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
+    if problem is None or mark is None:
+        return " ".join(str(error).split())
+    return f"{problem}, in line {mark.line + 1}, column {mark.column + 1}"
+
+
+def parse_overrides(pairs: Iterable[str], *, flag: str = "-o") -> dict[str, Any]:
     """`key=value` strings into a mapping. Values are YAML scalars: 5, 0.5, true, null, text; only the first `=` splits.
+
+    Args:
+        flag: that brought the strings, for messages.
 
     Raises:
         ConfigError: no `=`, an empty key, or a value that is no YAML.
@@ -54,11 +65,11 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(f"-o {pair!r}: expected key=value")
+            raise ConfigError(f"{flag} {pair!r}: expected key=value")
         try:
             out[key.strip()] = _load(text) if text else ""
         except yaml.YAMLError as error:
-            raise ConfigError(f"-o {pair!r}: the value is not a YAML scalar: {error}") from error
+            raise ConfigError(f"{flag} {pair!r}: the value is not a YAML scalar: {yaml_problem(error)}") from error
     return out
 
 

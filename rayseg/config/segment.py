@@ -155,4 +155,4 @@ class SegmentSettings:
             if getattr(self, name) != default:
                 raise ConfigError(f"{name} is about images that are decoded whole; scenes are read by windows. Leave it out")
         if self.save_label_maps:
-            raise ConfigError("save_label_maps is about images; a scene of a semantic model always gets its label map")
+            raise ConfigError("save_label_maps is about images; a scene of a semantic model always gets one. Leave it out")

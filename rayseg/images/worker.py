@@ -212,7 +212,9 @@ class _Child:
             self._channel.sendall(json.dumps(request).encode() + b"\n")
             return json.loads(self._receive(timeout_s))
         except TimeoutError as error:
-            raise CorruptImage(f"the decoder took longer than {timeout_s:g} s; it was ended.") from error
+            raise CorruptImage(
+                f"the decoder took longer than {timeout_s:g} s and was ended. If the image is genuine, raise --decode-timeout-s."
+            ) from error
         except (OSError, EOFError) as error:
             raise CorruptImage(f"the decoder {self._fate()}; the file is damaged or made to do that.") from error
 

@@ -136,7 +136,7 @@ def find_model_dir(name: str) -> Path:
     raise ModelError(
         f"{name}: no inference model directory at {ours / name} ({CACHE_VARIABLE}) or {paddlex / 'official_models' / name}. "
         f"Unpack PaddleX's {name}_infer.tar there; or make one, `rayseg export {name} DIR --labels names.txt` (of the published "
-        "weights; --weights FILE for your own), and give model_dir=DIR"
+        "weights; --weights FILE for your own), and give DIR as model_dir"
     )
 
 

@@ -52,7 +52,7 @@ def choose_engine(name: str | None, config: Mapping[str, Any] | None) -> Engine:
         ConfigError: anything else.
     """
     if name not in _ENGINES:
-        raise ConfigError(f"engine {name!r} is not one we have; known: {', '.join(str(known) for known in _ENGINES)}")
+        raise ConfigError(f"engine {name!r} is not one we have; known: {', '.join(known for known in _ENGINES if known)}")
     backend, threads = _ENGINES[name], min(_MOST_THREADS, len(os.sched_getaffinity(0)))
     for key, value in _mapping(config).items():
         if key == "run_mode" and value is not None:

@@ -54,7 +54,9 @@ def read(store: Store) -> dict[str, Any] | None:
         found = job["format"]
         job["identity"], job["plan"]
     except (ValueError, KeyError, TypeError) as error:
-        raise OutputError(f"{store.url}/{_NAME} is not a rayseg job ({error!r}); give another output folder") from error
+        raise OutputError(
+            f"{store.url}/{_NAME} is not a rayseg job ({type(error).__name__}: {error}); give another output folder"
+        ) from error
     if found != FORMAT:
         raise OutputError(f"{store.url}/{_NAME} has format {found}, this rayseg reads {FORMAT}; use the version that wrote it")
     return job
@@ -76,9 +78,18 @@ def check_same(job: dict[str, Any], wanted: dict[str, Any], url: str) -> None:
     """Raise JobMismatch, naming every difference, unless the folder's job is the wanted one."""
     found, wanted = _flat(job["identity"], wanted)
     differing = [k for k in sorted({*found, *wanted}) if found.get(k) != wanted.get(k)]
+    if differing == ["model_fingerprint"]:
+        said = f"model {wanted['model']!r} was another one of that name: its files differ"
+    else:
+        said = "; ".join(_change(k, found.get(k), wanted.get(k)) for k in differing if k != "model_fingerprint")
     if differing:
-        said = "; ".join(f"{k} was {found.get(k)!r}, now {wanted.get(k)!r}" for k in differing)
         raise JobMismatch(f"{url} holds the results of another job ({said}). Give another output folder, or the same settings.")
+
+
+def _change(name: str, before: Any, now: Any) -> str:
+    if name == "scenes":  # of one of them only, see `_flat`
+        return "it was of scenes, now of images" if before else "it was of images, now of scenes"
+    return f"{name} was {before!r}, now {now!r}"
 
 
 def check_fresh(store: Store) -> None:

@@ -103,9 +103,9 @@ def _begun(settings: SegmentSettings, *, update: bool) -> Iterator[tuple[ModelSp
     spec = load_model_dir(settings.model)
     store = open_store(settings)
     if settings.scenes is not None and update:
-        raise ConfigError("update lists images again; scenes are planned once. Give another output folder for a grown source.")
+        raise ConfigError("--update lists images again; scenes are planned once. Give another output folder for a grown source.")
     if settings.save_label_maps and spec.task != "semantic":
-        raise ConfigError(f"save_label_maps needs a semantic model; {spec.name} finds instances")
+        raise ConfigError(f"save_label_maps needs a semantic model; {spec.name} finds instances. Leave it out")
     with about(job=job_tag(settings.out)), locked(store), unwrapped():
         check_output(store)
         check_nodes(settings, spec, store)

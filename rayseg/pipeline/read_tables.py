@@ -46,7 +46,9 @@ def read_job(store: Store) -> dict[str, Any]:
             f"{store.url}: no job.json there, so this is not the output of `rayseg segment` (or planning never ended)"
         ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise OutputError(f"{store.url}/job.json is not a rayseg job ({error!r}); give another folder") from error
+        raise OutputError(
+            f"{store.url}/job.json is not a rayseg job ({type(error).__name__}: {error}); give another folder"
+        ) from error
     return dict(job)
 
 

@@ -48,7 +48,7 @@ def connected(
 
 def _join(address: str | None, num_cpus: int | None, *, verbose: bool) -> None:
     if num_cpus is not None:
-        raise ConfigError("num_cpus counts the CPUs of a Ray started here; a running cluster has its own. Drop one of the two.")
+        raise ConfigError("--num-cpus counts the CPUs of a Ray started here; a running cluster has its own. Leave it out")
     try:
         ray.init(address=address, log_to_driver=verbose, logging_level=logging.INFO if verbose else logging.ERROR)
     except (ConnectionError, ValueError) as error:
@@ -72,7 +72,10 @@ def _only(device: DeviceChoice | None) -> Iterator[None]:
     before = os.environ.get(variable)
     names = None if before is None else [name for name in before.split(",") if name.strip()]
     if names is not None and max(device.indices) >= len(names):
-        raise ConfigError(f"device {device.kind}:{max(device.indices)}: {variable}={before} shows {len(names)} of them")
+        raise ConfigError(
+            f"device {device.kind}:{max(device.indices)}: {variable}={before} shows {len(names)} of them. Name "
+            "fewer, or set it anew"
+        )
     os.environ[variable] = ",".join(str(index) if names is None else names[index] for index in device.indices)
     try:
         yield

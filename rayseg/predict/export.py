@@ -59,7 +59,9 @@ def export_model(
     """
     out_dir = Path(out_dir)
     if out_dir.exists() and not overwrite and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise OutputError(f"{out_dir}: is there already; give another directory, or ask to overwrite it")
+        raise OutputError(
+            f"{out_dir}: is there already; give another directory, or replace it with --overwrite (in Python overwrite=True)"
+        )
     layer, spec, config = describe(network, flavour, input_size)
     written = {"Global": {"model_name": name}, **config, "label_list": list(labels)}
     if isinstance(network, InstanceNetwork):

@@ -77,10 +77,17 @@ def model_files(directory: Path) -> tuple[Path, Path, Path]:
         ModelError: otherwise.
     """
     if not directory.is_dir():
-        raise ModelError(f"{directory}: is not a model directory; give the folder that holds {PROGRAM_FILES[0]}")
+        why = "" if directory.exists() else " (there is no such folder)"
+        raise ModelError(
+            f"{directory}: is not a model directory{why}; give the folder that holds {PROGRAM_FILES[0]}. "
+            "`rayseg export MODEL DIR` makes one"
+        )
     there = [directory / name for name in PROGRAM_FILES if (directory / name).is_file()]
     if not there:
-        raise ModelError(f"{directory}: has neither {' nor '.join(PROGRAM_FILES)}, so there is no program to run")
+        raise ModelError(
+            f"{directory}: has neither {' nor '.join(PROGRAM_FILES)}, so it is no inference model directory. Give one, or "
+            "make it with `rayseg export MODEL DIR`"
+        )
     files = (there[0], directory / PARAMS_FILE, directory / CONFIG_FILE)
     for file in files:
         if not file.is_file():
@@ -98,9 +105,9 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: is not valid YAML ({error})") from error
+        raise ModelError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(config, dict):
-        raise ModelError(f"{path}: expected keys and values, got {type(config).__name__}; the file is damaged or cut")
+        raise ModelError(f"{path}: expected `key: value` lines, found a {type(config).__name__}; the file is damaged or cut")
     return config
 
 

@@ -322,10 +322,10 @@ def test_jobs_are_listed_with_their_state_in_columns():
     "words, message",
     [
         (["jobs", "list", "a"], "list takes no ID"),
-        (["jobs", "stop"], "status, logs and stop take one"),
+        (["jobs", "stop"], "which job? rayseg jobs stop ID"),
         (["jobs", "stop", "a", "--follow"], "--follow belongs to"),
-        (["await", "--cpus", "1"], "nothing to run"),
-        (["await", "--cpus", "1", "verify", "x"], "verify to run; name a command"),
+        (["await", "--cpus", "1"], "no command to run"),
+        (["await", "--cpus", "1", "verify", "x"], "'verify' is not a command it runs; name one of"),
         (["await", "--cpus", "1", "--patience-s", "0", "segment", "x"], "must be above 0"),
     ],
 )

@@ -121,7 +121,7 @@ def write_aoi(path: Path, side: float) -> None:
         (["--coarse", "2"], "scenes.coarse was None, now 2"),
         (["--bands", "3,2,1"], "scenes.bands was None, now '3,2,1'"),
         (["--threshold", "0.7"], "threshold was 0.5, now 0.7"),
-        (["-m", "fake:instance"], "model_fingerprint was"),
+        (["-m", "fake:instance"], "was another one of that name: its files differ"),
     ],
 )
 def test_other_settings_are_refused_by_name(finished, capsys, more, difference):
@@ -154,10 +154,10 @@ def test_an_output_that_holds_another_kind_of_job_is_refused(finished, tmp_path,
     source, out, aoi = finished
     whole = ["segment", str(source), str(out), "-m", worlds.ORACLE, "--predictors", "1", "--no-report", "-q"]
     assert main(whole) == REFUSED
-    assert "scenes was {" in capsys.readouterr().err
+    assert "it was of scenes, now of images" in capsys.readouterr().err
     assert main([*whole[:2], str(tmp_path / "other"), *whole[3:]]) == DONE
     assert main(segment(source, tmp_path / "other", "--aoi", str(aoi))) == REFUSED
-    assert "scenes was None, now {" in capsys.readouterr().err
+    assert "it was of images, now of scenes" in capsys.readouterr().err
 
 
 def test_a_job_that_is_done_is_not_done_again(finished):

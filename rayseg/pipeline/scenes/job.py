@@ -267,7 +267,9 @@ def _refuse_settings(store: Store) -> None:
     records = [record for name in batch_names(store) for record in read_batch(store, name)]
     asked = [record.reason for record in records if record.stage == "prepare"]
     if asked and len(asked) == len(records):
-        raise ConfigError(f"none of the {len(records)} rasters can be read as asked: {asked[0]}")
+        none = f"none of the {len(records)} rasters" if len(records) > 1 else "the raster"
+        cannot = "can" if len(records) > 1 else "cannot"
+        raise ConfigError(f"{none} {cannot} be read as asked: {asked[0]}")
 
 
 def _cut_all(
@@ -303,9 +305,9 @@ def _blend(scenes: SceneSettings, spec: ModelSpec) -> bool:
     semantic = spec.task == "semantic"
     if not semantic and (scenes.regions is not None or scenes.seams != "auto"):
         name = "regions" if scenes.regions is not None else "seams"
-        raise ConfigError(f"{name} is about label maps; {spec.name} finds instances")
+        raise ConfigError(f"{name} is about label maps; {spec.name} finds instances. Leave it out")
     if semantic and scenes.coarse is not None:
-        raise ConfigError(f"coarse is about objects; {spec.name} gives label maps")
+        raise ConfigError(f"coarse is about objects; {spec.name} gives label maps. Leave it out")
     if semantic:
         region_classes(scenes.regions, spec.labels)  # said now, not when all tiles are predicted
     able = semantic and spec.flavour == "probabilities"
