@@ -2,7 +2,8 @@
 predictor for free.
 
 Images are hard links to a few tiny PNGs, so that only the pipeline is measured: listing, planning, fetching, decoding 8
-x 8 pixels, two files a chunk.
+x 8 pixels, two files a chunk. Also: whether a unit takes the same time from the first tenth of a run to its last (by when
+ledger files were written), the driver's CPU seconds for a unit, and `rayseg verify` at the end.
 
     python bench/scale.py --units 1000 10000 100000 1000000
 """
@@ -18,6 +19,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from _commits import ms_by_slice
 
 _LINKS = 30_000  # ext4 allows 65,000 names for one file
 _PER_FOLDER = 1000
@@ -48,14 +51,18 @@ def run_one(source: str, out: str, cpus: int) -> None:
     settings = SegmentSettings(source, out, "fake:instance")
     with connected(num_cpus=cpus):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        cpu = time.process_time()
         start = time.perf_counter()
         result = run_job(settings, progress=Progress(quiet=True))
         first = time.perf_counter() - start
+        cpu = time.process_time() - cpu
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         start = time.perf_counter()
         again = run_job(settings, progress=Progress(quiet=True))
         resume = time.perf_counter() - start
     assert result.complete and again.complete, result.findings.problems
+    verify = subprocess.run([sys.executable, "-m", "rayseg.cli", "verify", out], check=False, capture_output=True, text=True)
+    assert verify.returncode == 0, verify.stdout + verify.stderr
     units = result.findings.planned
     print(
         json.dumps(
@@ -63,6 +70,9 @@ def run_one(source: str, out: str, cpus: int) -> None:
                 "units": units,
                 "seconds": round(first, 1),
                 "ms_per_unit": round(1000 * first / units, 3),
+                "ms_per_unit_by_tenths": ms_by_slice(Path(out)),
+                "driver_cpu_ms_per_unit": round(1000 * cpu / units, 3),
+                "verified": verify.stdout.strip().splitlines()[-1:],
                 "nothing_left_seconds": round(resume, 1),
                 "driver_rss_mb_before": before // 1024,
                 "driver_rss_mb_peak": after // 1024,

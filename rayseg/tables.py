@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 
 import pyarrow as pa
 
+from rayseg import rle
 from rayseg.geometry import Window
 from rayseg.results import Instances, Result, SemanticMap
 
@@ -188,7 +189,7 @@ def objects_table(unit: Unit, result: Result, labels: Sequence[str]) -> pa.Table
         "label": pa.array([labels[c] for c in found.class_ids.tolist()], pa.string()),
         "score": pa.array(found.scores, pa.float32()) if scored else pa.nulls(n, pa.float32()),
         **{name: pa.array(found.boxes_xyxy[:, i], pa.float32()) for i, name in enumerate(("x0", "y0", "x1", "y1"))},
-        "area_px": pa.array([mask.area for mask in found.masks], pa.int64()),
+        "area_px": pa.array(rle.areas(found.masks), pa.int64()),
         "rle_h": pa.array([found.size.height] * n, pa.int32()),
         "rle_w": pa.array([found.size.width] * n, pa.int32()),
         "rle_counts": pa.array([mask.counts.decode("ascii") for mask in found.masks], pa.string()),

@@ -40,6 +40,7 @@ FOREIGN: dict[str, tuple[int | str, ...]] = {
     "shapely": ("geo",),
     "pyproj": ("geo",),
     "paddle": ("models", "predict", "training", "evaluation", "paddlex", "distributed"),
+    **dict.fromkeys(("onnx", "onnxruntime", "openvino", "paddle2onnx"), ("predict",)),
     "pypdfium2": ("paddlex",),
     "fsspec": (4,),
     "ray": ("pipeline", "distributed", "tuning"),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,3 +61,12 @@ def test_a_refusal_is_one_line_with_the_value_and_the_remedy(here, capsys, words
     assert said.count("\n") == 1 and said.startswith("rayseg: "), said
     assert value in said and remedy in said, said
     assert not (here / "harm.done").exists() and not (here / "new").exists()
+
+
+def test_a_reader_that_has_enough_ends_a_command_quietly():
+    command = [sys.executable, "-m", "rayseg.cli", "models"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        running.stdout.close()
+        said = running.stderr.read()
+    assert running.returncode == 128 + signal.SIGPIPE
+    assert not said

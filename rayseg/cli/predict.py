@@ -29,9 +29,13 @@ def add_commands(command: Declare) -> None:
     sub.add_argument("--model_name", "--model-name", metavar="N", help="instead of the pipeline's")
     sub.add_argument("--model_dir", "--model-dir", metavar="D", help="inference model directory")
     sub.add_argument("--batch_size", "--batch-size", type=int, metavar="N", help="most images given to the network at once")
-    sub.add_argument("--engine", help="paddle, paddle-onednn or eager (default: the fastest that gives right numbers)")
+    sub.add_argument("--engine", help="paddle, paddle-onednn or eager (default: the fastest of Paddle that gives right numbers)")
     sub.add_argument(
-        "--use_hpip", "--use-hpip", action="store_true", default=None, help="the fastest engine; so does the default"
+        "--use_hpip",
+        "--use-hpip",
+        action="store_true",
+        default=None,
+        help="the fastest engine of this machine that is right on the first images",
     )
     sub.add_argument(
         "--on_error", "--on-error", choices=("raise", "skip"), default="raise", help="at an image that cannot be used"

@@ -40,7 +40,10 @@ def add_commands(command: Declare) -> None:
     sub.add_argument("--allow-truncated", action="store_true", default=None, help="take what can be decoded of cut files")
     sub.add_argument("--max-failures", metavar="N|P%", help="stop above this many failed images")
     sub.add_argument("--save-label-maps", action="store_true", default=None, help="also write index PNGs (semantic models)")
-    sub.add_argument("--backend", help="auto, paddle, paddle-onednn, eager or fake (default auto)")
+    sub.add_argument(
+        "--backend", help="auto, paddle, paddle-onednn, onnxruntime, openvino, ... (default auto: the fastest right one)"
+    )
+    sub.add_argument("--precision", help="fp32, bf16 or fp16 (default fp32; the others change results)")
     sub.add_argument("--device", help="auto, cpu, gpu, gpu:0,1, npu, ... (default auto)")
     sub.add_argument("--chunk-images", type=int, metavar="N", help="images per file of results (default: by archive size)")
     sub.add_argument("--manifest-column", metavar="NAME", help="column of a CSV or Parquet manifest that holds the paths")
@@ -93,7 +96,7 @@ def retry(args: argparse.Namespace) -> int:
 
 
 _SEGMENT_FLAGS = (
-    *("source", "out", "model", "threshold", "backend", "device", "max_pixels", "allow_truncated", "max_failures"),
+    *("source", "out", "model", "threshold", "backend", "precision", "device", "max_pixels", "allow_truncated", "max_failures"),
     *("save_label_maps", "predictors", "gpus_per_predictor", "threads_per_predictor", "batch_size", "chunk_images"),
     *("decode_timeout_s", "fetch_attempts", "manifest_column"),
 )
@@ -182,7 +185,9 @@ def _add_run_flags(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--predictors", metavar="N|MIN:MAX", help="size of the actor pool (default: one a GPU, or one a CPU)")
     sub.add_argument("--gpus-per-predictor", type=float, metavar="G", help="GPUs an actor is pinned to; fractions allowed")
     sub.add_argument("--threads-per-predictor", type=int, metavar="N", help="threads of a CPU predictor")
-    sub.add_argument("--batch-size", type=int, metavar="N", help="most images given to the network at once (default 8)")
+    sub.add_argument(
+        "--batch-size", type=int, metavar="N", help="most images given to the network at once (default: found by trying)"
+    )
     sub.add_argument("--decode-timeout-s", type=float, metavar="S", help="a file that takes longer to decode fails (default 60)")
     sub.add_argument("--fetch-attempts", type=int, metavar="N", help="tries when the storage fails in passing (default 6)")
     sub.add_argument("--address", help="Ray cluster to run on, such as auto; default: one started for this job")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from typing import Any
 
+from rayseg.config.backends import BACKENDS, PRECISIONS
 from rayseg.config.device import DeviceChoice, parse_device
 from rayseg.config.scenes import SceneSettings
 from rayseg.errors import ConfigError
@@ -27,7 +28,8 @@ class SegmentSettings:
         out: folder or URL the tables are written to.
         model: inference model directory, or `fake:...` for tests.
         threshold: smallest score of an object that is kept; None takes the model's own.
-        backend: engine of the predictors: auto, paddle, paddle-onednn, eager or fake.
+        backend: engine of the predictors, one of `backends.BACKENDS`; auto is the fastest that gives right numbers.
+        precision: of the network's arithmetic: fp32, bf16 or fp16. The latter two change results, and few engines have them.
         device: auto, cpu, gpu, or another kind that Ray hands out, such as npu. `gpu:0,1` is two predictors; which GPUs they
             get is decided by their numbers where the job starts its own Ray, and by Ray on a cluster.
         max_pixels: an image with more is a failed row; it is refused from its header, never decoded.
@@ -37,7 +39,7 @@ class SegmentSettings:
         predictors: how many predictors run: "4", "1:8" (at least one, at most eight), or auto.
         gpus_per_predictor: GPUs each predictor is pinned to, fractions allowed; None is 1 where there are GPUs, else 0.
         threads_per_predictor: threads of a CPU predictor; None shares the cores out.
-        batch_size: images given to the network at once, at most.
+        batch_size: images given to the network at once, at most; None finds by growing how many are worth it, at most 64.
         chunk_images: images in one file of results; None chooses from the size of the archive. Fixed once planned.
         decode_timeout_s: a file whose decoding takes longer is a failed row.
         fetch_attempts: how often reading a file is tried when the storage fails in passing.
@@ -52,6 +54,7 @@ class SegmentSettings:
     model: str
     threshold: float | None = None
     backend: str = "auto"
+    precision: str = PRECISIONS[0]
     device: str = "auto"
     max_pixels: int = 500_000_000
     allow_truncated: bool = False
@@ -60,7 +63,7 @@ class SegmentSettings:
     predictors: str = "auto"
     gpus_per_predictor: float | None = None
     threads_per_predictor: int | None = None
-    batch_size: int = 8
+    batch_size: int | None = None
     chunk_images: int | None = None
     decode_timeout_s: float = 60.0
     fetch_attempts: int = 6
@@ -72,15 +75,16 @@ class SegmentSettings:
     def __post_init__(self) -> None:
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise ConfigError(f"threshold must lie in [0, 1], got {self.threshold}")
-        for name in ("max_pixels", "batch_size", "fetch_attempts"):
+        for name in ("max_pixels", "fetch_attempts"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("chunk_images", "threads_per_predictor"):
+        for name in ("batch_size", "chunk_images", "threads_per_predictor"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
-        if self.backend not in ("auto", "paddle", "paddle-onednn", "eager", "fake"):
-            raise ConfigError(f"backend {self.backend!r} is unknown; use auto, paddle, paddle-onednn, eager or fake")
+        for name, words in (("backend", BACKENDS), ("precision", PRECISIONS)):
+            if getattr(self, name) not in words:
+                raise ConfigError(f"{name} {getattr(self, name)!r} is unknown; use {', '.join(words[:-1])} or {words[-1]}")
         if self.gpus_per_predictor is not None and not 0 <= self.gpus_per_predictor < math.inf:
             raise ConfigError(f"gpus_per_predictor must be a number and not negative, got {self.gpus_per_predictor}")
         self._check_device()
@@ -146,6 +150,8 @@ class SegmentSettings:
         names = ("source", "threshold", "max_pixels", "allow_truncated", "save_label_maps", "manifest_column")
         source = self.source if "://" in self.source else os.path.abspath(self.source)
         values = {**{name: getattr(self, name) for name in names}, "source": source}
+        if self.precision != PRECISIONS[0]:  # jobs from before there was a choice have no such key
+            values["precision"] = self.precision
         return values if self.scenes is None else {**values, "scenes": self.scenes.to_dict()}
 
     def _check_scenes(self) -> None:

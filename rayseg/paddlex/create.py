@@ -11,6 +11,7 @@ from rayseg.errors import ConfigError, ModelError
 from rayseg.models.download import CACHE_VARIABLE, cache_dir
 from rayseg.models.zoo import find_model
 from rayseg.paddlex.engines import choose_engine, refuse_unknown
+from rayseg.paddlex.fastest import Fastest
 from rayseg.paddlex.model import SegmentationModel, check_settings
 from rayseg.paddlex.pipeline_file import read_pipeline
 from rayseg.predict.devices import find_devices, open_predictor
@@ -44,11 +45,13 @@ def create_model(
             `official_models/<model_name>` in our cache (RAYSEG_CACHE, ~/.cache/rayseg) and in PaddleX's (~/.paddlex).
         device: cpu, gpu, gpu:0, or gpu:0,1 for a predictor on each; also npu:0, xpu:0, mlu:0, dcu:0. None is the first GPU, or
             the CPU where there is none.
-        engine: None, "paddle" or "paddle_static" choose the fastest engine that gives the plain one's numbers;
+        engine: None, "paddle" or "paddle_static" choose Paddle's fastest way that gives the plain one's numbers;
             "paddle-onednn" and "eager" are that one.
         engine_config: `{"run_mode": "paddle"}` for the plain engine, "mkldnn" for oneDNN; `cpu_threads`.
         batch_size: most images given to the network at once.
-        use_hpip: takes the fastest engine there is, which is what happens without it, too.
+        use_hpip: the fastest engine of this machine, ONNX Runtime and OpenVINO among them where they are installed, that gives
+            the plain engine's results on the first images given to `predict`. Trying takes up to some minutes, once for a model
+            and a kind of machine. Without it, the fastest of Paddle's own that agrees with the plain one on a made-up image.
         threshold: score an object must exceed (default: the model directory's); models of objects only.
         target_size: size the network sees (default: the model directory's), see target_size.py; semantic models only.
 
@@ -168,5 +171,16 @@ def _open(
     if use_hpip and chosen.backend != "auto":
         raise ConfigError(f"use_hpip=True takes the fastest engine, but {chosen.backend} is asked for; leave one of them out")
     check_settings(spec, batch_size=batch_size, threshold=threshold, target_size=target_size)
-    predictors = [open_predictor(spec, one, backend=chosen.backend, threads=chosen.threads) for one in find_devices(device)]
-    return SegmentationModel(predictors, batch_size=batch_size, threshold=threshold, target_size=target_size)
+    devices = find_devices(device)
+    fastest, known = None, None
+    if use_hpip and not spec.scripted and devices[0].kind in ("cpu", "gpu"):
+        fastest = Fastest(spec, devices, threads=chosen.threads, batch_size=batch_size, threshold=threshold)
+        known = fastest.known()
+    predictors = known or [open_predictor(spec, one, backend=chosen.backend, threads=chosen.threads) for one in devices]
+    return SegmentationModel(
+        predictors,
+        batch_size=batch_size,
+        threshold=threshold,
+        target_size=target_size,
+        fastest=None if known else fastest,
+    )

@@ -16,6 +16,8 @@ _ENGINES = {
     "paddle_static": "auto",
     "auto": "auto",
     "paddle-onednn": "paddle-onednn",
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
     "eager": "eager",
 }
 _RUN_MODES = {"paddle": "paddle", "paddle_fp32": "paddle", "mkldnn": "paddle-onednn"}
@@ -23,7 +25,7 @@ _MOST_THREADS = 10  # PaddleX's own default
 _REMEDIES = {
     "pp_option": 'PaddleX itself ignores it; say engine_config={"run_mode": "paddle", "cpu_threads": 4}',
     "kernel_option": 'PaddleX itself ignores it; say engine_config={"run_mode": "paddle", "cpu_threads": 4}',
-    "hpi_config": "the fastest engine that gives right numbers is chosen when the model is loaded; leave it out",
+    "hpi_config": "use_hpip=True takes the fastest engine of this machine that gives right results; leave it out",
     "genai_config": "it is for language models; a segmentation model has nothing to generate. Leave it out",
     "input": "it belongs to predict()",
     "on_error": "it belongs to predict()",
@@ -45,7 +47,8 @@ def choose_engine(name: str | None, config: Mapping[str, Any] | None) -> Engine:
     """The backend that PaddleX's words ask for.
 
     Args:
-        name: None, paddle, paddle_static or auto let the fastest trusted engine be chosen; paddle-onednn and eager are ours.
+        name: None, paddle, paddle_static or auto let the fastest trusted one of Paddle's be chosen; paddle-onednn, eager, and
+            onnxruntime and openvino, which are extras, are themselves.
         config: `run_mode` (paddle for the plain engine, mkldnn for oneDNN) and `cpu_threads`.
 
     Raises:

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from itertools import cycle
+from itertools import chain, cycle, islice
 from typing import Any
 
 import numpy as np
 
 from rayseg.errors import BackendError, ConfigError, RaysegError
 from rayseg.paddlex.engines import refuse_unknown, whole_number
+from rayseg.paddlex.fastest import Fastest
 from rayseg.paddlex.inputs import Picture, check_input, pictures
 from rayseg.paddlex.result import FailedResult, InstanceResult, SegmentationResult, SemanticResult
 from rayseg.paddlex.saving import Stems
 from rayseg.paddlex.target_size import read_target_size, with_target_size
+from rayseg.predict.backends.trial import IMAGES
 from rayseg.predict.families import finish
 from rayseg.predict.predictor import Predictor
 from rayseg.predict.prepare import prepare
@@ -30,6 +32,7 @@ from rayseg.results import Instances, Result
 
 _ARGUMENTS = ("input", "batch_size", "threshold", "target_size", "on_error")
 Answer = tuple[Picture, Result | RaysegError]
+Batch = list[tuple[Picture, np.ndarray | RaysegError]]
 
 
 class SegmentationModel:
@@ -38,6 +41,7 @@ class SegmentationModel:
     Args:
         predictors: of one model, one a device.
         batch_size, threshold, target_size: where `predict` is not given its own; None is the model directory's.
+        fastest: asked at the first images for predictors that are faster than those given.
 
     Raises:
         ConfigError: a setting that the model's task does not have, or an impossible value.
@@ -50,12 +54,14 @@ class SegmentationModel:
         batch_size: int = 1,
         threshold: float | None = None,
         target_size: Any = None,
+        fastest: Fastest | None = None,
     ) -> None:
         self.spec: ModelSpec = predictors[0].spec
         self._predictors = tuple(predictors)
         check_settings(self.spec, batch_size=batch_size, threshold=threshold, target_size=target_size)
         self._batch_size, self._threshold = batch_size, threshold
         self._target_size = read_target_size(target_size)
+        self._fastest = fastest
 
     @property
     def model_name(self) -> str:
@@ -100,14 +106,16 @@ class SegmentationModel:
         wanted = self._threshold if threshold is None else threshold
         size = self._target_size if target_size is None else read_target_size(target_size)
         check_settings(self.spec, batch_size=batch, threshold=wanted, target_size=size)
-        runs = [_Run(predictor, with_target_size(self.spec, size), wanted, batch) for predictor in self._predictors]
-        return self._results(input, runs, batch, skip=on_error == "skip")
+        spec = with_target_size(self.spec, size)
+        return self._results(input, lambda one: _Run(one, spec, wanted, batch), batch, skip=on_error == "skip")
 
     __call__ = predict
 
-    def _results(self, given: Any, runs: Sequence[_Run], batch: int, *, skip: bool) -> Iterator[SegmentationResult]:
+    def _results(self, given: Any, run: Callable[[Predictor], _Run], batch: int, *, skip: bool) -> Iterator[SegmentationResult]:
         stems = Stems()
-        for picture, found in _dealt(runs, _batches(pictures(given), batch, skip=skip)):
+        batches = self._hurried(_batches(pictures(given), batch, skip=skip), batch)
+        runs = [run(predictor) for predictor in self._predictors]
+        for picture, found in _dealt(runs, batches):
             path, page = picture.input_path, picture.page_index
             if isinstance(found, RaysegError):
                 if not skip or isinstance(found, ConfigError):
@@ -116,6 +124,17 @@ class SegmentationModel:
                 continue
             kind: Any = InstanceResult if isinstance(found, Instances) else SemanticResult
             yield kind(path, page, found, self.spec.labels, origin=picture.origin, stem=stems.claim(path, page))
+
+    def _hurried(self, batches: Iterator[Batch], size: int) -> Iterator[Batch]:
+        """The same batches, after the first images were used to find faster predictors, if that is still to be done."""
+        if self._fastest is None:
+            return batches
+        first = list(islice(batches, -(-IMAGES // size)))
+        images = [pixels for batch in first for _, pixels in batch if not isinstance(pixels, RaysegError)]
+        if images:
+            fastest, self._fastest = self._fastest, None
+            self._predictors = tuple(fastest.tried(images[:IMAGES]) or self._predictors)
+        return chain(first, batches)
 
 
 def check_settings(spec: ModelSpec, *, batch_size: Any, threshold: Any, target_size: Any) -> None:
@@ -139,7 +158,7 @@ class _Run:
         self._threshold = threshold
         self._batch_size = batch_size
 
-    def __call__(self, batch: Sequence[tuple[Picture, np.ndarray | RaysegError]]) -> list[Answer]:
+    def __call__(self, batch: Batch) -> list[Answer]:
         """Answers in the order of the batch. An image the engine fails on costs its neighbours nothing."""
         images = [pixels for _, pixels in batch if not isinstance(pixels, RaysegError)]
         try:
@@ -165,9 +184,9 @@ class _Run:
             return error
 
 
-def _batches(given: Iterator[Picture], most: int, *, skip: bool) -> Iterator[list[tuple[Picture, np.ndarray | RaysegError]]]:
+def _batches(given: Iterator[Picture], most: int, *, skip: bool) -> Iterator[Batch]:
     """Read pictures in lists of at most `most`; unless skipping, nothing is read after the first that fails."""
-    batch: list[tuple[Picture, np.ndarray | RaysegError]] = []
+    batch: Batch = []
     for picture in given:
         try:
             batch.append((picture, picture.read()))
@@ -182,7 +201,7 @@ def _batches(given: Iterator[Picture], most: int, *, skip: bool) -> Iterator[lis
         yield batch
 
 
-def _dealt(runs: Sequence[_Run], batches: Iterator[list[tuple[Picture, np.ndarray | RaysegError]]]) -> Iterator[Answer]:
+def _dealt(runs: Sequence[_Run], batches: Iterator[Batch]) -> Iterator[Answer]:
     """Answers in the order of the batches; with several devices, one batch waits for each."""
     if len(runs) == 1:
         for batch in batches:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayseg.pipeline import metrics
 
@@ -76,3 +78,13 @@ class _Board:
 
 # On the driver's side of the cluster and without a CPU: it must outlive predictors and never take part in a deadlock.
 Board = ray.remote(num_cpus=0, max_concurrency=1)(_Board)
+
+
+def new_board(job: str = metrics.OUTSIDE) -> Any:
+    """A board on this node: it lives and dies with the driver. Should it alone die, an empty one takes its place.
+
+    Args:
+        job: tag of the gauges it sets.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return Board.options(scheduling_strategy=here, max_restarts=-1, max_task_retries=-1).remote(job)

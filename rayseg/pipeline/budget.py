@@ -27,6 +27,7 @@ class Budget:
         task_cpus: reserved by each decode or encode task; list_cpus by each reading task (unequal, so that Ray keeps them apart).
         device: kind of device, as `rayseg.config.device` names it.
         predictor_resources: reserved by each predictor beside CPUs and GPUs, such as {"NPU": 1}.
+        grows: the pool starts small and grows while there is work for more, as a MIN:MAX of the user asks.
     """
 
     min_predictors: int
@@ -38,6 +39,12 @@ class Budget:
     list_cpus: float
     device: str
     predictor_resources: dict[str, float] = field(default_factory=dict)
+    grows: bool = False
+
+    @property
+    def initial_predictors(self) -> int:
+        """Those that are started together at the beginning."""
+        return self.min_predictors if self.grows else self.max_predictors
 
 
 def plan_budget(
@@ -85,7 +92,8 @@ def plan_budget(
     threads = settings.threads_per_predictor or max(1, min(int(cpus) // high, int(node_cpus)))
     is_gpu = RESOURCES.get(kind) == "GPU"
     extra = {RESOURCES[kind]: per} if per and not is_gpu else {}
-    return Budget(low, high, predictor_cpus, per if is_gpu else 0.0, threads, task_cpus, task_cpus / 2, kind, extra)
+    grows = settings.predictor_range() is not None
+    return Budget(low, high, predictor_cpus, per if is_gpu else 0.0, threads, task_cpus, task_cpus / 2, kind, extra, grows)
 
 
 def _kind(settings: SegmentSettings, gpus: float) -> str:

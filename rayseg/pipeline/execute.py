@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,16 +23,14 @@ import ray
 import ray.exceptions
 from ray.data import ActorPoolStrategy, DataContext, Dataset, Datasource, ReadTask
 from ray.data.block import BlockMetadata
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rayseg.config.segment import SegmentSettings
 from rayseg.errors import OutputError, RaysegError, TooManyFailures
-from rayseg.pipeline import ledger, metrics
-from rayseg.pipeline.board import Board, Tally
-from rayseg.pipeline.budget import Budget, plan_budget
+from rayseg.pipeline import ledger, metrics, planner
+from rayseg.pipeline.board import Tally
+from rayseg.pipeline.budget import Budget
+from rayseg.pipeline.machine import Machine, fit_to_work
 from rayseg.pipeline.parcel import SCHEMA, pack
-from rayseg.pipeline.plan import Plan, chunks, read_shard
-from rayseg.pipeline.preflight import check_resources
+from rayseg.pipeline.plan import Plan, chunks, cuts, read_shard
 from rayseg.pipeline.progress import Progress, watch
 from rayseg.pipeline.stages import Context, PredictStage, encode_and_commit, fetch_and_decode
 from rayseg.pipeline.storage import Store
@@ -55,33 +53,6 @@ class Stages:
 
 
 IMAGE_STAGES = Stages()
-
-
-@dataclass(frozen=True)
-class Machine:
-    """The cluster as it is now, and how a job shares it out."""
-
-    resources: dict[str, float]
-    budget: Budget
-
-    @classmethod
-    def look(cls, settings: SegmentSettings) -> Machine:
-        """Ask Ray.
-
-        Raises:
-            ConfigError: what the settings ask for is not there.
-        """
-        cluster = ray.cluster_resources()
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        smallest = min((node["CPU"] for node in nodes if node.get("CPU", 0) >= 1), default=None)
-        budget = plan_budget(settings, cpus=cluster.get("CPU", 0), gpus=cluster.get("GPU", 0), node_cpus=smallest, others=cluster)
-        check_resources(settings, budget, nodes)
-        return cls(cluster, budget)
-
-    @property
-    def parallelism(self) -> int:
-        """Tasks of planning at a time."""
-        return max(2, int(self.resources.get("CPU", 1)) * 2)
 
 
 def do_what_is_left(
@@ -109,6 +80,8 @@ def do_what_is_left(
     progress.resumed(done, failed)
     if left.units:
         look()
+        machine = fit_to_work(context, plan, stages, machine, units=left.units, chunks=left.chunks, progress=progress)
+        progress.expects(machine.budget, machine.expected, cpus=machine.cpus)
     job = metrics.job_tag(settings.out)
     metrics.ledger(job, planned=plan.units, done=done, failed=failed)
     try:
@@ -136,16 +109,6 @@ def check_all(store: Store, plan: Plan, budget: Budget) -> Findings:
     check = task(budget, check_shard)
     running = [check.remote(store, shard, committed) for shard in plan.shards]
     return against_plan(merge_findings(ray.get(running)), plan)
-
-
-def new_board(job: str = metrics.OUTSIDE) -> Any:
-    """A board on this node: it lives and dies with the driver. Should it alone die, an empty one takes its place.
-
-    Args:
-        job: tag of the gauges it sets.
-    """
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return Board.options(scheduling_strategy=here, max_restarts=-1, max_task_retries=-1).remote(job)
 
 
 def task(budget: Budget, function: Callable[..., Any]) -> Any:
@@ -194,7 +157,7 @@ class LeftOver:
     """What a run starts from.
 
     Attributes:
-        units: planned units without a ledger row.
+        units: planned units without a ledger row, in so many chunks.
         failed: failed rows so far.
         shards: those with something left.
         snapshot: reference to {shard: names of its commits}; tasks read these and no later ones, so that a task
@@ -202,6 +165,7 @@ class LeftOver:
     """
 
     units: int
+    chunks: int
     failed: int
     shards: tuple[str, ...]
     snapshot: ray.ObjectRef
@@ -211,14 +175,18 @@ def left_over(store: Store, plan: Plan, budget: Budget) -> LeftOver:
     """Sweep what killed tasks left and count what is left to do, shard by shard."""
     snapshot = ray.put(ledger.sweep(store))
     count = task(budget, _count_left)
-    counts = ray.get([count.remote(store, shard, snapshot) for shard in plan.shards])
-    shards = tuple(shard for shard, (left, _) in zip(plan.shards, counts, strict=True) if left)
-    return LeftOver(sum(left for left, _ in counts), sum(failed for _, failed in counts), shards, snapshot)
+    counts = ray.get([count.remote(store, plan, shard, snapshot) for shard in plan.shards])
+    shards = tuple(shard for shard, (left, *_) in zip(plan.shards, counts, strict=True) if left)
+    units, chunks_left, failed = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0, 0)
+    return LeftOver(units, chunks_left, failed, shards, snapshot)
 
 
-def _count_left(store: Store, shard: str, committed: dict[str, list[str]]) -> tuple[int, int]:
+def _count_left(store: Store, plan: Plan, shard: str, committed: dict[str, list[str]]) -> tuple[int, int, int]:
+    """Units and chunks that are left of a shard, and failed units of it."""
     done, failed = ledger.finished(store, committed.get(shard, []))
-    return int((~np.isin(read_shard(store, shard)["unit_id"].to_numpy(), done)).sum()), failed
+    table = read_shard(store, shard)
+    left = ~np.isin(table["unit_id"].to_numpy(), done)
+    return int(left.sum()), sum(bool(left[start:stop].any()) for start, stop in cuts(table, plan)), failed
 
 
 def _pipeline(context: Context, plan: Plan, left: LeftOver, budget: Budget, stages: Stages) -> Dataset:
@@ -232,7 +200,10 @@ def _pipeline(context: Context, plan: Plan, left: LeftOver, budget: Budget, stag
         PredictStage,
         fn_constructor_args=(context,),
         fn_constructor_kwargs={"device": budget.device, "threads": budget.threads},
-        compute=ActorPoolStrategy(min_size=budget.min_predictors, max_size=budget.max_predictors),
+        # All load at once, while the tasks before them fetch and decode.
+        compute=ActorPoolStrategy(
+            min_size=budget.min_predictors, max_size=budget.max_predictors, initial_size=budget.initial_predictors
+        ),
         num_cpus=budget.predictor_cpus,
         num_gpus=budget.predictor_gpus or None,
         **({"resources": budget.predictor_resources} if budget.predictor_resources else {}),
@@ -288,6 +259,8 @@ def _note_run(store: Store, started: float, board: Any, machine: Machine) -> Non
         return
     seconds = {name: value for tally in tallies.values() for name, value in tally.seconds.items()}
     written = tallies.get("encode", Tally())
+    costs = planner.Costs.of_tallies(tallies)
+    found = planner.expected(costs, machine.budget, cpus=machine.cpus) if costs else None
     note = {
         "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -299,7 +272,10 @@ def _note_run(store: Store, started: float, board: Any, machine: Machine) -> Non
         "predictor_seconds": {state: round(value, 3) for state, value in predictors.items()},
         "cluster": {"cpus": machine.resources.get("CPU", 0), "gpus": machine.resources.get("GPU", 0), "nodes": len(ray.nodes())},
         "predictors": machine.budget.max_predictors,
+        "threads": machine.budget.threads,
         "backend": ", ".join(backends),
+        "expected": asdict(machine.expected) if machine.expected else None,
+        "found": asdict(found) if found else None,
     }
     name = datetime.fromtimestamp(started, UTC).strftime("%Y%m%dT%H%M%S") + f"-{os.getpid()}"
     try:

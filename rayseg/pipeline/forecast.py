@@ -8,27 +8,26 @@ predictor on a CPU has its threads of them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 import ray
-import ray.exceptions
 
-from rayseg.errors import RaysegError
+from rayseg.pipeline.board import new_board
 from rayseg.pipeline.budget import Budget
-from rayseg.pipeline.execute import IMAGE_STAGES, Machine, Stages, left_over, new_board, task
+from rayseg.pipeline.execute import IMAGE_STAGES, Stages, left_over, task
+from rayseg.pipeline.machine import Machine
 from rayseg.pipeline.plan import Plan, read_shard
+from rayseg.pipeline.planner import CORES, STORAGE, on_cpu, remedy, side_by_side
 from rayseg.pipeline.preflight import SAMPLE, Peek, free_bytes
-from rayseg.pipeline.sample import Drawn, Sampled, draw, run_sample
+from rayseg.pipeline.sample import Sampled, draw, measure
 from rayseg.pipeline.stages import Context
 from rayseg.pipeline.storage import Store
 from rayseg.tables import FAILED, STAGES
 
-_FETCHES = 8  # files that one task reads at a time
 _RESAMPLES = 400
 _MOST_SHOWN = 6
 
@@ -123,10 +122,10 @@ class Forecast:
 
     def _bottleneck(self) -> str:
         assert self.time is not None
-        if self.time.bottleneck == "cores":
-            return "the cores: decode, prepare and encode; more CPUs make it faster"
-        if self.time.bottleneck == "fetch":
-            return "fetch: the storage; more nodes, or nearer ones, make it faster"
+        if self.time.bottleneck == CORES:
+            return f"the cores: decode, prepare and encode; {remedy(CORES, self.budget)} make it faster"
+        if self.time.bottleneck == STORAGE:
+            return f"fetch: the storage; {remedy(STORAGE, self.budget)} make it faster"
         pool, threads = self.budget.max_predictors, self.budget.threads
         return f"predict: {pool} predictors on {self.budget.device}" + (
             f", {threads} threads each" if not self.budget.predictor_gpus else ""
@@ -163,18 +162,22 @@ def forecast(
         n: units in the sample.
     """
     store, budget = context.store, machine.budget
-    measure = task(budget, _sizes)
-    sizes = sum(ray.get([measure.remote(store, shard) for shard in plan.shards]), Sizes())
-    left = left_over(store, plan, budget).units
-    sample, trouble = _sample(draw(store, plan, n, seed=seed), context, stages, budget)
+    add_up = task(budget, _sizes)
+    sizes = sum(ray.get([add_up.remote(store, shard) for shard in plan.shards]), Sizes())
+    left = left_over(store, plan, budget)
+    share = machine.shares(context.settings, left.units)
+    sample, trouble = measure(draw(store, plan, n, seed=seed), context, stages, budget, new_board(), share=share)
+    budget = machine.fit(context.settings, sample, units=left.units, chunks=left.chunks).budget
     seconds = np.zeros((0, len(STAGES))) if sample is None else sample.seconds
     time = None
-    if sample is not None and len(seconds) and left:
-        chunks = -(-left // plan.chunk_images)
-        time = predicted(seconds, left, budget, cpus=machine.resources.get("CPU", 1), chunks=chunks, start_s=sample.start_s)
+    if sample is not None and len(seconds) and left.units:
+        cpus = machine.resources.get("CPU", 1)
+        time = predicted(seconds, left.units, budget, cpus=cpus, chunks=left.chunks, start_s=sample.start_s)
     ran = 0 if sample is None else sample.rows.num_rows
-    out_bytes = None if sample is None or not ran else round(sample.out_bytes / ran * left)
-    return Forecast(noun, plan.units, left, sizes, budget, sample, trouble, time, out_bytes, free_bytes(store), tuple(notes))
+    out_bytes = None if sample is None or not ran else round(sample.out_bytes / ran * left.units)
+    return Forecast(
+        noun, plan.units, left.units, sizes, budget, sample, trouble, time, out_bytes, free_bytes(store), tuple(notes)
+    )
 
 
 def predicted(
@@ -190,10 +193,9 @@ def predicted(
     random = np.random.default_rng(seed)
     again = random.integers(0, len(seconds), (_RESAMPLES, len(seconds)))
     fetch, decode, prepare, predict, encode = np.moveaxis(seconds[again].mean(axis=1), 1, 0)
-    light = decode + prepare + encode
-    heavy = 0.0 if budget.predictor_gpus else predict * budget.threads
-    costs = {"fetch": fetch / (_FETCHES * cpus), "cores": light / cpus, "predict": predict / pool}
-    beside = np.maximum(np.maximum(costs["fetch"], costs["predict"]), (light + heavy) / cpus)
+    costs, beside = side_by_side(
+        fetch, decode + prepare + encode, predict, pool=pool, threads=budget.threads, cpus=cpus, on_cpu=on_cpu(budget)
+    )
     in_turn = np.maximum(sum(costs.values()), beside)
     low, high = np.quantile(beside, 0.05), np.quantile(in_turn, 0.95)
     most = max(costs, key=lambda name: float(costs[name].mean()))
@@ -235,22 +237,3 @@ def _sizes(store: Store, shard: str) -> Sizes:
     table = read_shard(store, shard)
     suffixes = Counter(PurePosixPath(uri).suffix.lower() or "(none)" for uri in table["uri"].to_pylist())
     return Sizes(pc.sum(table["bytes"]).as_py() or 0, table["bytes"].null_count, suffixes)
-
-
-def _sample(drawn: list[Drawn], context: Context, stages: Stages, budget: Budget) -> tuple[Sampled | None, str | None]:
-    """The sample, or why there is none. Its process has what a predictor has."""
-    board = new_board()
-    own = type(context)(**{**vars(context), "board": board})
-    run: Callable[..., Any] = ray.remote(num_cpus=budget.predictor_cpus, num_gpus=budget.predictor_gpus or None, max_retries=0)(
-        run_sample
-    ).remote
-    try:
-        return ray.get(run(drawn, own, stages, device=budget.device, threads=budget.threads)), None
-    except ray.exceptions.WorkerCrashedError:
-        return None, "an image of it killed its process. The job itself would go on, and fail that image alone"
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, RaysegError):
-            raise
-        return None, f"{type(error.cause).__name__}: {error.cause}"
-    finally:
-        ray.kill(board)

@@ -113,6 +113,7 @@ def write(
     Args:
         scenes: what a job of scenes found out before it began; its presence tells such a job from others.
     """
+    before = read(store) or {}
     job = {
         "format": FORMAT,
         "rayseg": version_of("rayseg"),
@@ -130,6 +131,7 @@ def write(
         },
         "plan": plan_to_json(plan),
         **({} if scenes is None else {"scenes": scenes}),
+        **({"engine": before["engine"]} if before.get("engine") else {}),  # of the same job, planned further
         "versions": {"python": platform.python_version(), **{p: version_of(p) for p in _PACKAGES if version_of(p)}},
     }
     save(store, job)

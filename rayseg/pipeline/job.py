@@ -12,15 +12,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rayseg.config.segment import SegmentSettings
 from rayseg.errors import ConfigError
 from rayseg.logs import about
 from rayseg.pipeline import identity, incremental
-from rayseg.pipeline.execute import Machine, check_all, do_what_is_left, new_board, unwrapped
+from rayseg.pipeline.board import new_board
+from rayseg.pipeline.engine import settled
+from rayseg.pipeline.execute import IMAGE_STAGES, check_all, do_what_is_left, unwrapped
 from rayseg.pipeline.forecast import Forecast, forecast, said_of
 from rayseg.pipeline.lock import locked
+from rayseg.pipeline.machine import Machine
 from rayseg.pipeline.metrics import job_tag
 from rayseg.pipeline.plan import Plan, write_plan
 from rayseg.pipeline.preflight import SAMPLE, Peek, check_disk, check_nodes, check_output, peek
@@ -72,7 +75,8 @@ def run_job(settings: SegmentSettings, *, progress: Progress, update: bool = Fal
         machine = Machine.look(settings)
         plan = _plan(settings, spec, store, progress, parallelism=machine.parallelism, update=update)
         progress.planned(plan.units, machine.budget)
-        context = Context(settings, spec, store, new_board(job_tag(settings.out)))
+        context = settled(Context(settings, spec, store, None), plan, machine.budget, IMAGE_STAGES, progress)
+        context = replace(context, board=new_board(job_tag(settings.out)))
         do_what_is_left(context, plan, machine, progress, look=lambda: _look_at_some(settings, store, plan, progress))
         findings = check_all(store, plan, machine.budget)
         progress.finished(findings)
@@ -94,7 +98,8 @@ def forecast_job(settings: SegmentSettings, *, progress: Progress, update: bool 
         machine = Machine.look(settings)
         plan = _plan(settings, spec, store, progress, parallelism=machine.parallelism, update=update)
         found = _look_at_some(settings, store, plan, progress)
-        return forecast(Context(settings, spec, store, None), plan, machine, notes=[("formats", said_of(found))])
+        context = settled(Context(settings, spec, store, None), plan, machine.budget, IMAGE_STAGES, progress)
+        return forecast(context, plan, machine, notes=[("formats", said_of(found))])
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import logging
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
@@ -15,12 +16,15 @@ import ray
 
 from rayseg.pipeline.board import Tally
 from rayseg.pipeline.budget import Budget
+from rayseg.pipeline.planner import Costs, Expected, corrected, expected, said
 from rayseg.pipeline.verify import Findings
 
 log = logging.getLogger(__name__)
 
 _STAGES = ("decode", "predict", "encode")
 _LIVE_S, _LOG_S = 0.5, 10.0
+_RECENT_S = 120.0  # the time left is told from what was done lately
+_SETTLED_S = 20.0  # what holds a job up is not told from its first chunks
 
 
 class Progress:
@@ -45,6 +49,11 @@ class Progress:
         self._planned = self._done = self._failed = self._at_start = 0
         self._started = self._shown = time.monotonic()
         self._lines = 0
+        self._recent: deque[tuple[float, int]] = deque()
+        self._budget: Budget | None = None
+        self._pool = ""
+        self._expected: Expected | None = None
+        self._cpus = 1.0
 
     @property
     def interval_s(self) -> float:
@@ -60,12 +69,8 @@ class Progress:
     def planned(self, units: int, budget: Budget) -> None:
         """Planning is over."""
         self._planned = units
-        pool = (
-            f"{budget.min_predictors}:{budget.max_predictors}"
-            if budget.min_predictors != budget.max_predictors
-            else budget.max_predictors
-        )
-        self._say(f"planned {units} {self.noun}; {pool} predictors on {budget.device}, {budget.threads} threads each")
+        self._pool = _pool(budget)
+        self._say(f"planned {units} {self.noun}; {self._pool}")
 
     def resumed(self, done: int, failed: int) -> None:
         """So many were done by earlier runs."""
@@ -73,6 +78,12 @@ class Progress:
         self._started = time.monotonic()
         if done:
             self._say(f"{done} of them are done already ({failed} failed); going on with the rest")
+
+    def expects(self, budget: Budget, expected: Expected | None, *, cpus: float) -> None:
+        """How the machine is shared out now, and what was expected of it; None where nothing was measured."""
+        self._budget, self._expected, self._cpus = budget, expected, cpus
+        if _pool(budget) != self._pool:
+            self._say(f"for what is left: {_pool(budget)}")
 
     def committed(self, done: int, failed: int) -> None:
         """So many are in the ledger now."""
@@ -87,8 +98,22 @@ class Progress:
 
     def show(self, tallies: dict[str, Tally]) -> None:
         """Show where the job is."""
-        if not self._quiet:
-            self._write(self._stage_lines(tallies) if self._live else [self._line()])
+        if self._quiet:
+            return
+        self._compare(tallies)
+        self._write(self._stage_lines(tallies) if self._live else [self._line()])
+
+    def _compare(self, tallies: dict[str, Tally]) -> None:
+        """Say once what holds the job up, where nothing was expected or something else was."""
+        budget, costs = self._budget, Costs.of_tallies(tallies)
+        if budget is None or costs is None or time.monotonic() - self._started < _SETTLED_S:
+            return
+        found = expected(costs, budget, cpus=self._cpus)
+        self._budget = None
+        if self._expected is None:
+            self.say(said(found, budget, self._planned - self._done, self.noun))
+        elif found.bottleneck != self._expected.bottleneck:
+            self.say(corrected(self._expected, found, budget))
 
     def finished(self, findings: Findings) -> None:
         """The job has ended and its output was checked."""
@@ -107,11 +132,19 @@ class Progress:
     def _line(self) -> str:
         with self._lock:
             done, failed = self._done, self._failed
-        passed = max(1e-9, time.monotonic() - self._started)
-        rate = (done - self._at_start) / passed
+        rate = self._rate(done)
         eta = _clock((self._planned - done) / rate) if rate > 0 else "?"
         share = 100 * done / max(1, self._planned)
         return f"{done}/{self._planned} {self.noun} ({share:.0f}%), {rate:.1f}/s, {failed} failed, {eta} left"
+
+    def _rate(self, done: int) -> float:
+        """Units a second lately; since the start while that is not long ago, which includes loading the models."""
+        now = time.monotonic()
+        self._recent.append((now, done))
+        while len(self._recent) > 2 and now - self._recent[1][0] > _RECENT_S:
+            self._recent.popleft()
+        then, before = self._recent[0] if now - self._started > _RECENT_S else (self._started, self._at_start)
+        return (done - before) / max(1e-9, now - then)
 
     def _stage_lines(self, tallies: dict[str, Tally]) -> list[str]:
         lines = []
@@ -162,6 +195,12 @@ def watch(board: Any, progress: Progress) -> Iterator[None]:
     finally:
         stop.set()
         thread.join(timeout=5)
+
+
+def _pool(budget: Budget) -> str:
+    low, high, threads = budget.min_predictors, budget.max_predictors, budget.threads
+    many = f"{low}:{high}" if low != high else high
+    return f"{many} predictor{'s' * (high > 1)} on {budget.device}, {threads} thread{'s' * (threads > 1)} each"
 
 
 def _clock(seconds: float) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -28,11 +28,12 @@ from rayseg.config.segment import SegmentSettings
 from rayseg.errors import CorruptImage, ImageError, RaysegError
 from rayseg.pipeline import ledger
 from rayseg.pipeline.board import Tally
+from rayseg.pipeline.engines_here import Chosen, open_chosen
 from rayseg.pipeline.metrics import count, job_tag, predictor
 from rayseg.pipeline.parcel import pack, unpack
 from rayseg.pipeline.sources import to_path
 from rayseg.pipeline.storage import Store, filesystem, with_retries
-from rayseg.predict.devices import Device, open_predictor
+from rayseg.predict.devices import Device
 from rayseg.predict.families import finish
 from rayseg.predict.model_dir import ModelSpec
 from rayseg.predict.prepare import Prepared, prepare
@@ -95,6 +96,7 @@ class Context:
     spec: ModelSpec
     store: Store
     board: Any  # handle of the Board actor
+    engines: Mapping[str, Chosen] = field(default_factory=dict, kw_only=True)  # by kind of machine, see engine.py
 
 
 def fetch_and_decode(table: pa.Table, context: Context) -> pa.Table:
@@ -119,7 +121,7 @@ class PredictStage:
         self._context = context
         settings = context.settings
         self._threshold = context.spec.draw_threshold if settings.threshold is None else settings.threshold
-        self._predictor = open_predictor(context.spec, _pinned(device), backend=settings.backend, threads=threads)
+        self._predictor = open_chosen(context.spec, _pinned(device), settings, context.engines, threads=threads)
         context.board.backend.remote(self._predictor.backend_name)
         self._idle_since = time.perf_counter()
 
@@ -133,7 +135,7 @@ class PredictStage:
         board, begun = self._context.board, time.perf_counter()
         attempt = ray.get(board.begin.remote(name))
         done = self._together(work) if attempt <= _TRIES_TOGETHER else self._one_by_one(name, work)
-        ray.get(board.finish.remote(name))
+        board.finish.remote(name)  # arrives before this process begins another chunk, and nobody needs to wait for it
         tell(self._context, "predict", done)
         self._tell_time(begun)
         return pack(name, done)
@@ -160,7 +162,7 @@ class PredictStage:
             out[i] = replace(work[i], content=raw, seconds={**work[i].seconds, "predict": each})
         return out
 
-    def _run(self, images: list[Prepared], batch_size: int) -> list[Raw]:
+    def _run(self, images: list[Prepared], batch_size: int | None) -> list[Raw]:
         return self._predictor.run(images, batch_size=batch_size, min_score=self._threshold)
 
     def _isolate(self, work: list[Work], good: list[int]) -> list[Work]:
@@ -189,7 +191,7 @@ class PredictStage:
                 out[i] = item.fail("predict", f"the predictor's process died on this image {_TRIES_ALONE} times")
                 continue
             out[i] = self._alone(item)
-            ray.get(board.finish.remote(f"{name}/{i}"))
+            board.finish.remote(f"{name}/{i}")
         return out
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rayseg.config.backends import PRECISIONS
 from rayseg.config.device import parse_device
 from rayseg.errors import BackendError, ConfigError
 from rayseg.predict.backends.paddle_eager import eager
@@ -77,19 +78,24 @@ def present() -> tuple[Device, ...]:
     return tuple(found)
 
 
-def open_predictor(spec: ModelSpec, device: Device, *, backend: str = "auto", threads: int = 2) -> Predictor:
+def open_predictor(
+    spec: ModelSpec, device: Device, *, backend: str = "auto", threads: int = 2, precision: str = PRECISIONS[0]
+) -> Predictor:
     """A loaded and probed model on one device.
 
     Args:
         backend: as `Predictor` takes it.
         threads: of a CPU engine.
+        precision: of the arithmetic, one of `rayseg.config.backends.PRECISIONS`.
 
     Raises:
-        BackendError: the device cannot run the model with that backend.
+        BackendError: the device cannot run the model with that backend, or not in that precision.
     """
     if device.kind in ("cpu", "gpu") or spec.scripted:
-        return Predictor(spec, backend, device=str(device), threads=threads)
+        return Predictor(spec, backend, str(device), threads, precision)
     if backend not in ("auto", "eager"):
         raise BackendError(f"device {device} runs the eager engine only, not {backend}; leave engine out")
+    if precision != PRECISIONS[0]:
+        raise BackendError(f"device {device} computes in {PRECISIONS[0]} only here, not in {precision}; leave precision out")
     paddles_name = f"gpu:{device.index}" if device.kind == "dcu" else str(device)
     return Predictor(spec, eager(spec, device=paddles_name))

@@ -23,8 +23,15 @@ def execute(spec: ModelSpec, backend: Backend, batch: Sequence[Prepared], *, min
 
 
 def feed(spec: ModelSpec, batch: Sequence[Prepared]) -> dict[str, np.ndarray]:
-    """The program's inputs for a batch, by name; whichever of them is not im_shape or scale_factor is the image."""
+    """The program's inputs for a batch, by name; whichever of them is not im_shape or scale_factor is the image.
+
+    Args:
+        batch: of one network size.
+    """
     makers = {"im_shape": lambda image: image.im_shape, "scale_factor": lambda image: image.scale_factor}
-    return {
-        name: np.stack([makers.get(name, lambda image: to_input(spec, image))(image) for image in batch]) for name in spec.inputs
-    }
+    found = {name: np.stack([makers[name](image) for image in batch]) for name in spec.inputs if name in makers}
+    for name in set(spec.inputs) - set(makers):
+        found[name] = np.empty((len(batch), 3, *batch[0].network.hw), dtype=np.float32)
+        for image, place in zip(batch, found[name], strict=True):
+            to_input(spec, image, out=place)
+    return found

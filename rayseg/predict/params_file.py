@@ -1,4 +1,4 @@
-"""Is an `inference.pdiparams` whole? Its records are walked without reading their numbers.
+"""The records of an `inference.pdiparams`: is it whole, and where is each? They are walked without reading their numbers.
 
 The file is a row of records without an index: version (u32), levels of offsets (u64, each a u64 length and as many
 bytes), version (u32), length (i32) of a protobuf message with the type (field 1) and the sides (field 2), then the
@@ -24,8 +24,19 @@ def check_params_file(path: Path, expected: int | None) -> None:
     Args:
         expected: tensors the program wants; None when unknown.
     """
+    count = len(record_spans(path))
+    if expected is not None and count != expected:
+        raise ModelError(f"{path}: holds {count} tensors, the program wants {expected}; the two files belong to different models")
+
+
+def record_spans(path: Path) -> list[tuple[int, int]]:
+    """First byte of each record, and the first after it, in the file's order.
+
+    Raises:
+        ModelError: the file does not end where a record ends.
+    """
     size = path.stat().st_size
-    count = 0
+    spans: list[tuple[int, int]] = []
     with path.open("rb") as file:
         while file.tell() < size:
             start = file.tell()
@@ -37,13 +48,12 @@ def check_params_file(path: Path, expected: int | None) -> None:
                 ) from error
             if end > size:
                 raise ModelError(
-                    f"{path}: tensor {count} should end at byte {end}, the file has {size}; "
+                    f"{path}: tensor {len(spans)} should end at byte {end}, the file has {size}; "
                     "it was cut short, copy the directory again"
                 )
             file.seek(end)
-            count += 1
-    if expected is not None and count != expected:
-        raise ModelError(f"{path}: holds {count} tensors, the program wants {expected}; the two files belong to different models")
+            spans.append((start, end))
+    return spans
 
 
 def _skip_record(file: BinaryIO) -> int:

@@ -5,16 +5,19 @@ Preparing and finishing can run elsewhere (prepare.py, finish/); `run` is the pa
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
+from rayseg.config.backends import PRECISIONS
+from rayseg.predict import batches
 from rayseg.predict.backends.choose import open_backend
 from rayseg.predict.backends.probe import check_runs
 from rayseg.predict.backends.protocol import Backend
 from rayseg.predict.execute import execute
 from rayseg.predict.families import finish
+from rayseg.predict.memory import used_share
 from rayseg.predict.prepare import Prepared, prepare
 from rayseg.predict.raw import Raw
 from rayseg.predict.spec import ModelSpec
@@ -28,20 +31,29 @@ class Predictor:
     """A model that is loaded, probed and ready.
 
     Args:
-        backend: auto, paddle, paddle-onednn, eager, fake; or an engine that is loaded already.
+        backend: one of `rayseg.config.backends.BACKENDS`; or an engine that is loaded already.
         device: cpu or gpu:N.
         threads: of a CPU engine.
+        precision: of an engine that is loaded here: fp32, bf16 or fp16.
 
     Raises:
         BackendError: no engine on this machine runs the model with right numbers.
         ModelError: its labels do not fit its outputs.
     """
 
-    def __init__(self, spec: ModelSpec, backend: str | Backend = "auto", device: str = "cpu", threads: int = 2) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        backend: str | Backend = "auto",
+        device: str = "cpu",
+        threads: int = 2,
+        precision: str = PRECISIONS[0],
+    ) -> None:
         self.spec = spec
         if isinstance(backend, str):
-            backend = open_backend(spec, backend, device=device, threads=threads)
+            backend = open_backend(spec, backend, device=device, threads=threads, precision=precision)
         self._backend = backend
+        self._sizes = batches.BatchSizes(used_share=partial(used_share, device))
         self.probe()
 
     @property
@@ -49,45 +61,45 @@ class Predictor:
         """Which engine was chosen."""
         return self._backend.name
 
+    @property
+    def together(self) -> bool:
+        """Whether it gives the network several images at once: the program takes them, and the engine gains by it."""
+        return self.spec.any_batch and self._backend.batches
+
     def probe(self) -> None:
         """Run a made-up image to its result; raises when the engine is broken or the labels do not fit."""
         check_runs(self.spec, self._backend)
 
-    def run(self, images: Sequence[Prepared], *, batch_size: int = 8, min_score: float = 0.0) -> list[Raw]:
+    def run(self, images: Sequence[Prepared], *, batch_size: int | None = None, min_score: float = 0.0) -> list[Raw]:
         """Network outputs of images of any sizes.
 
-        Images of one network size share batches; no image's result depends on its batch-mates.
+        Images of one network size share batches; no image's result depends on its batch-mates. An engine that runs out of
+        memory gets the same images again, fewer at once.
 
         Args:
-            batch_size: most images given to the network at once. Programs that take one image, and engines that gain
-                nothing from more, get them one by one.
+            batch_size: most images given to the network at once; None lets the engine's speed and memory decide. Programs
+                that take one image, and engines that gain nothing from more, get them one by one.
             min_score: objects that do not exceed it are dropped here, which makes Raws smaller.
 
         Returns:
             One Raw for each image, in order.
         """
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        most = (batch_size or batches.MOST) if self.together else 1
+
+        def run_some(indices: Sequence[int]) -> list[Raw]:
+            return execute(self.spec, self._backend, [images[i] for i in indices], min_score=min_score)
+
         found: dict[int, Raw] = {}
-        together = self.spec.any_batch and self._backend.batches
-        for indices in _batches(images, batch_size if together else 1):
-            raws = execute(self.spec, self._backend, [images[i] for i in indices], min_score=min_score)
-            found.update(zip(indices, raws, strict=True))
+        for size, indices in batches.by_shape([image.network for image in images]).items():
+            limit = min(most, max(1, MAX_BATCH_PIXELS // size.pixels))
+            found.update(zip(indices, self._sizes.run(size, indices, run_some, most=limit), strict=True))
         return [found[i] for i in range(len(images))]
 
-    def predict(self, images: Sequence[np.ndarray], threshold: float | None = None, *, batch_size: int = 8) -> list[Result]:
+    def predict(
+        self, images: Sequence[np.ndarray], threshold: float | None = None, *, batch_size: int | None = None
+    ) -> list[Result]:
         """Results of uint8 (H, W, 3) RGB images, in order; see `finish` for the threshold."""
         raws = self.run([prepare(self.spec, image) for image in images], batch_size=batch_size)
         return [finish(self.spec, raw, threshold) for raw in raws]
-
-
-def _batches(images: Sequence[Prepared], most: int) -> list[list[int]]:
-    """Indices of images of one network size, in lists of at most `most` images and MAX_BATCH_PIXELS pixels."""
-    by_size = defaultdict(list)
-    for i, image in enumerate(images):
-        by_size[image.network].append(i)
-    batches = []
-    for size, indices in by_size.items():
-        step = min(most, max(1, MAX_BATCH_PIXELS // size.pixels))
-        batches += [indices[start : start + step] for start in range(0, len(indices), step)]
-    return batches

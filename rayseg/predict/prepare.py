@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rayseg.geometry import Size
-from rayseg.predict.preprocess import Resize, Step, input_sizes
+from rayseg.predict.preprocess import Normalize, Resize, Step, input_sizes
 from rayseg.predict.spec import ModelSpec
 
 
@@ -63,12 +63,25 @@ def prepare(spec: ModelSpec, image: np.ndarray) -> Prepared:
     return Prepared(np.ascontiguousarray(image), original, resized, network)
 
 
-def to_input(spec: ModelSpec, prepared: Prepared) -> np.ndarray:
-    """What the network takes: float32 (3, H, W), C-contiguous; bit for bit what PaddleX computes."""
+def to_input(spec: ModelSpec, prepared: Prepared, *, out: np.ndarray | None = None) -> np.ndarray:
+    """What the network takes: float32 (3, H, W), C-contiguous; bit for bit what PaddleX computes.
+
+    Args:
+        out: where to put it, such as its place in a batch; None makes a new array.
+    """
+    out = np.empty((3, *prepared.network.hw), dtype=np.float32) if out is None else out
+    height, width = prepared.resized.hw
+    inside = out[:, :height, :width]
+    out[:, height:], out[:, :height, width:] = 0, 0
     image = prepared.pixels
     for step in _split(spec.steps)[1]:
-        image = step.apply(image)
-    return np.ascontiguousarray(image, dtype=np.float32)
+        if isinstance(step, Normalize) and image.shape[:2] == (height, width):
+            step.apply_into(image, inside)
+            return out
+        if isinstance(step, Normalize | Resize):
+            image = step.apply(image)
+    inside[:] = image.transpose(2, 0, 1)
+    return out
 
 
 def _split(steps: Sequence[Step]) -> tuple[Sequence[Step], Sequence[Step]]:

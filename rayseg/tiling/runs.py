@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from rayseg.rle import pack_edges
 from rayseg.tiling.groups import expand, first_of_each
 
 _FIVE_BITS, _MORE, _SIGN, _ASCII = 0x1F, 0x20, 0x10, 48
@@ -154,24 +155,11 @@ def encode(runs: Runs, windows: np.ndarray) -> pa.Array:
     """
     tall = windows[runs.item, 3] - windows[runs.item, 1]
     start = (runs.x - windows[runs.item, 0]) * tall + runs.y0 - windows[runs.item, 1]
-    stop = start + runs.lengths
-    fresh = np.concatenate([[True], (start[1:] != stop[:-1]) | (np.diff(runs.item) != 0)])[: len(runs)]
-    first = np.flatnonzero(fresh)
-    item, start, stop = runs.item[first], start[first], stop[np.concatenate([first[1:], [len(runs)]])[: first.size] - 1]
     pixels = (windows[:, 2] - windows[:, 0]) * (windows[:, 3] - windows[:, 1])
-    end = np.zeros(len(windows), dtype=np.int64)
-    end[item] = stop  # sorted, so that the last run of each item stays
-    n_runs = np.bincount(item, minlength=len(windows))
-    sizes = 2 * n_runs + (end < pixels)
-    offset = np.concatenate([[0], np.cumsum(sizes)])
-    value = np.zeros(offset[-1], dtype=np.int64)
-    rank = np.arange(item.size) - np.repeat(np.cumsum(n_runs) - n_runs, n_runs)
-    before = np.where(rank == 0, 0, np.concatenate([[0], stop[:-1]])[: item.size])
-    value[offset[item] + 2 * rank] = start - before
-    value[offset[item] + 2 * rank + 1] = stop - start
-    tail = end < pixels
-    value[(offset[1:] - 1)[tail]] = (pixels - end)[tail]
-    return _pack(value, np.repeat(offset[:-1], sizes), offset)
+    n_edges = 2 * np.bincount(runs.item, minlength=len(windows))
+    text, ends = pack_edges(np.stack([start, start + runs.lengths], axis=1).reshape(-1), n_edges, pixels)
+    found = pa.Array.from_buffers(pa.large_string(), len(windows), [None, pa.py_buffer(ends), pa.py_buffer(text)])
+    return found.cast(pa.string())
 
 
 def areas(counts: pa.Array) -> np.ndarray:
@@ -224,23 +212,3 @@ def _sum_within(value: np.ndarray, item: np.ndarray) -> np.ndarray:
     first = first_of_each(item)
     before = (total - value)[first]
     return total - np.repeat(before, np.diff(np.concatenate([first, [item.size]])))
-
-
-def _pack(value: np.ndarray, origin: np.ndarray, offset: np.ndarray) -> pa.Array:
-    """Compressed strings of counts; `origin` is where each count's string begins, `offset` where each string does."""
-    place = np.arange(value.size)
-    left = np.where(place - origin > 2, value - value[np.maximum(place - 2, 0)], value)
-    columns, open_ = [], np.ones(value.size, dtype=bool)
-    while open_.any():
-        low, left = left & _FIVE_BITS, left >> 5
-        more = np.where(low & _SIGN, left != -1, left != 0) & open_
-        columns.append(np.where(open_, low + np.where(more, _MORE, 0) + _ASCII, 0).astype(np.uint8))
-        open_ = more
-    table = np.stack(columns, axis=1) if columns else np.empty((0, 0), dtype=np.uint8)
-    used = np.count_nonzero(table, axis=1)
-    ends = np.concatenate([[0], np.cumsum(used)])[offset]
-    text = table[table != 0].tobytes()
-    found = pa.Array.from_buffers(
-        pa.large_string(), len(offset) - 1, [None, pa.py_buffer(ends.astype(np.int64)), pa.py_buffer(text)]
-    )
-    return found.cast(pa.string())

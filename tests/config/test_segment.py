@@ -23,6 +23,7 @@ OTHER = {
     "model": "other",
     "threshold": 0.3,
     "backend": "eager",
+    "precision": "bf16",
     "device": "cpu",
     "max_pixels": 10,
     "allow_truncated": True,
@@ -40,7 +41,16 @@ OTHER = {
     "out_options": {"anon": False},
     "scenes": SceneSettings(tile_px=512),
 }
-DECIDE_THE_ROWS = {"source", "threshold", "max_pixels", "allow_truncated", "save_label_maps", "manifest_column", "scenes"}
+DECIDE_THE_ROWS = {
+    "source",
+    "threshold",
+    "max_pixels",
+    "allow_truncated",
+    "save_label_maps",
+    "manifest_column",
+    "precision",
+    "scenes",
+}
 
 
 @given(st.integers(1, 10**6), st.integers(0, 100), st.integers(0, 99))

@@ -104,7 +104,7 @@ def test_other_target_sizes_are_refused(given):
         ({"target_size": 64}, "finds objects"),
         ({"batch_size": 0}, "batch_size must be a whole number"),
         ({"batch_size": None}, "batch_size must be a whole number"),
-        ({"engine": "onnxruntime"}, "engine 'onnxruntime'"),
+        ({"engine": "tensorrt"}, "engine 'tensorrt'"),
         ({"engine_config": {"enable_cinn": True}}, "engine_config.enable_cinn"),
         ({"engine_config": {"run_mode": "trt_fp16"}}, "run_mode 'trt_fp16'"),
         ({"engine_config": [1]}, "must be a mapping"),

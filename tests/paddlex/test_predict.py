@@ -242,3 +242,45 @@ def test_a_result_does_not_depend_on_its_batch(model_dirs, pictures, task):
             else:
                 assert res.found.masks == one.masks and len(res["boxes"]) == len(one)
                 np.testing.assert_array_equal(res.found.boxes_xyxy, one.boxes_xyxy)
+
+
+class Trial:
+    """Stands in for `Fastest`: another predictor, and what it was asked with."""
+
+    def __init__(self, answer):
+        self.answer, self.seen = answer, []
+
+    def tried(self, images):
+        self.seen.append(len(images))
+        return self.answer
+
+
+def always_a_box() -> list[Predictor]:
+    return [Predictor(fake_spec(pattern="box"), "auto")]
+
+
+def test_the_first_images_find_a_faster_engine_once_and_none_is_lost():
+    trial = Trial([Predictor(fake_spec(), "auto")])
+    model = SegmentationModel(always_a_box(), fastest=trial)
+    images = [picture(name) for name in ("red", "green", "blue")]
+    assert found(model.predict(images)) == found(SegmentationModel(trial.answer).predict(images))
+    list(model.predict(images))
+    assert trial.seen == [3]
+
+
+def test_where_engines_cannot_be_tried_the_first_predictor_stays():
+    trial = Trial(None)
+    model = SegmentationModel(always_a_box(), fastest=trial, batch_size=2)
+    images = [picture("red")] * 30
+    assert found(model.predict(images)) == found(SegmentationModel(always_a_box()).predict(images))
+    assert trial.seen == [8]
+
+
+def test_images_that_cannot_be_read_leave_the_trial_for_the_next_call(tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"nothing")
+    trial = Trial(None)
+    model = SegmentationModel(always_a_box(), fastest=trial)
+    (failed,) = model.predict(tmp_path / "bad.png", on_error="skip")
+    assert failed.error is not None and trial.seen == []
+    list(model.predict([picture("red")]))
+    assert trial.seen == [1]

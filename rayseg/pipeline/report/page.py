@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rayseg.pipeline.report import charts, query
+from rayseg.pipeline.report.engines import engines
 from rayseg.pipeline.report.facts import Facts
 from rayseg.pipeline.report.markup import count, document, duration, lines, moment, plural, rate, section, share, text
 from rayseg.pipeline.report.numbers import failures, found, time
@@ -22,7 +23,7 @@ _UNLISTED = ("source", "out", "model", "source_options", "out_options")
 
 def render(facts: Facts) -> str:
     """The whole page."""
-    parts = [_header(facts), _figures(facts), pictures(facts), found(facts), failures(facts), time(facts)]
+    parts = [_header(facts), _figures(facts), pictures(facts), found(facts), failures(facts), time(facts), engines(facts)]
     parts += [_queries(facts), details(facts), footer(facts)]
     return document(f"{title(facts)} · rayseg report", parts)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from rayseg.errors import ConfigError
 from rayseg.pipeline.report import charts, query
+from rayseg.pipeline.report.engines import engines
 from rayseg.pipeline.report.facts import Facts
 from rayseg.pipeline.report.markup import (
     cells,
@@ -61,7 +62,7 @@ def render(facts: SceneFacts) -> str:
     parts = [_header(facts), _figures(facts), pictures(facts.scenes, facts.drawn)]
     if facts.scenes.sums.objects or not facts.scenes.semantic:
         parts.append(found(facts.scenes))
-    parts += [_scenes(facts), _failures(facts), time(facts.tiles, more=_stitching(facts)), _reading(facts)]
+    parts += [_scenes(facts), _failures(facts), time(facts.tiles, more=_stitching(facts)), engines(facts.tiles), _reading(facts)]
     parts += [_queries(facts.scenes), details(facts.scenes), footer(facts.scenes)]
     return document(f"{title(facts.scenes)} · rayseg report", parts)
 

@@ -26,8 +26,11 @@ from rayseg.geo.aoi import Aoi, read_aoi
 from rayseg.geo.gdal import s3_settings
 from rayseg.geo.scaling import Scaling
 from rayseg.pipeline import identity, ledger
-from rayseg.pipeline.execute import Machine, Stages, check_all, do_what_is_left, new_board, task
+from rayseg.pipeline.board import new_board
+from rayseg.pipeline.engine import settled
+from rayseg.pipeline.execute import Stages, check_all, do_what_is_left, task
 from rayseg.pipeline.forecast import Forecast, forecast
+from rayseg.pipeline.machine import Machine
 from rayseg.pipeline.metrics import job_tag
 from rayseg.pipeline.plan import Plan, Shard, extended, plan_of, write_units
 from rayseg.pipeline.progress import Progress
@@ -81,6 +84,7 @@ def run_scenes(settings: SegmentSettings, spec: ModelSpec, store: Store, progres
     machine, plans, context = _begun(settings, spec, store, progress)
     tiles = context.store
     progress.planned(plans.tiles.units, machine.budget)
+    context = settled(context, plans.tiles, machine.budget, _STAGES, progress)
     context = replace(context, board=new_board(job_tag(settings.out)))
     do_what_is_left(context, plans.tiles, machine, progress, stages=_STAGES)
     _put_together(settings.scenes, spec, store, tiles, plans, machine, progress, blend=context.blend)
@@ -105,6 +109,7 @@ def forecast_scenes(settings: SegmentSettings, spec: ModelSpec, store: Store, pr
     costs = Counter(record.reading for record in all_records(store) if record.reading)
     notes = [("scenes", f"{plans.scenes.units}, {costs.total()} of them readable"), ("values", plans.scaling.origin)]
     notes += [("reading", f"{n} scenes: {cost}") for cost, n in costs.most_common(_MOST_COSTS)]
+    context = settled(context, plans.tiles, machine.budget, _STAGES, progress)
     return forecast(context, plans.tiles, machine, stages=_STAGES, noun="tiles", notes=notes)
 
 

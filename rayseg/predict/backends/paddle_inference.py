@@ -1,4 +1,4 @@
-"""Paddle Inference on CPU, plain or with oneDNN, and on GPU.
+"""Paddle Inference on CPU, plain or with oneDNN, and on GPU, plain or with TensorRT.
 
 oneDNN as Paddle 3.3 ships it fails on every segmentation program: its placement pass takes the resize operators
 along, whose lists of doubles it cannot express (`ConvertPirAttribute2RuntimeAttribute not support
@@ -23,8 +23,12 @@ GPU_MEMORY_MB = 256
 """Taken at start; Paddle takes more as it needs it."""
 
 
+TENSORRT_BATCH = 64
+"""Largest batch its engines are made for."""
+
+
 class PaddleInference:
-    """One Paddle Inference predictor. Use one of the three functions below."""
+    """One Paddle Inference predictor. Use one of the functions below."""
 
     def __init__(self, name: str, config: Any, *, batches: bool) -> None:
         from paddle.inference import create_predictor
@@ -54,11 +58,17 @@ def plain_cpu(spec: ModelSpec, *, threads: int) -> PaddleInference:
     return PaddleInference("paddle", config, batches=False)
 
 
-def onednn_cpu(spec: ModelSpec, *, threads: int) -> PaddleInference:
-    """oneDNN without the pass that breaks resizing, and without two that drop steps of integer arithmetic."""
+def onednn_cpu(spec: ModelSpec, *, threads: int, precision: str = "fp32") -> PaddleInference:
+    """oneDNN without the pass that breaks resizing, and without two that drop steps of integer arithmetic.
+
+    Raises:
+        BackendError: Paddle cannot load the program, or this CPU lacks the precision, fp32 or bf16.
+    """
     config = _config(spec)
     config.disable_gpu()
     config.enable_mkldnn()
+    if precision == "bf16":
+        config.enable_mkldnn_bfloat16()
     for broken in ("onednn_placement_pass", "operator_scale_onednn_fuse_pass", "elementwise_act_onednn_fuse_pass"):
         config.delete_pass(broken)
     config.set_cpu_math_library_num_threads(threads)
@@ -71,6 +81,44 @@ def gpu(spec: ModelSpec, *, index: int) -> PaddleInference:
     Raises:
         BackendError: this Paddle or this machine has none.
     """
+    return PaddleInference("paddle-gpu", _gpu_config(spec, index), batches=True)
+
+
+def has_tensorrt() -> bool:
+    """Whether this Paddle was built with TensorRT and finds it."""
+    import paddle.inference
+
+    built, found = paddle.inference.get_trt_compile_version(), paddle.inference.get_trt_runtime_version()
+    return any(built) and any(found)
+
+
+def tensorrt_gpu(spec: ModelSpec, *, index: int, precision: str = "fp32") -> PaddleInference:
+    """One GPU of this process, the parts of the program that TensorRT knows given to it.
+
+    Args:
+        precision: fp32 or fp16.
+
+    Raises:
+        BackendError: this Paddle has no TensorRT, or this machine no such GPU.
+    """
+    from paddle.inference import PrecisionType
+
+    config = _gpu_config(spec, index)
+    if not has_tensorrt():
+        raise BackendError("paddle-tensorrt: this Paddle finds no TensorRT; install tensorrt, or use backend auto")
+    kinds = {"fp32": PrecisionType.Float32, "fp16": PrecisionType.Half}
+    config.enable_tensorrt_engine(
+        workspace_size=1 << 30,
+        max_batch_size=TENSORRT_BATCH,
+        min_subgraph_size=3,
+        precision_mode=kinds[precision],
+        use_static=False,
+        use_calib_mode=False,
+    )
+    return PaddleInference("paddle-tensorrt", config, batches=True)
+
+
+def _gpu_config(spec: ModelSpec, index: int) -> Any:
     import paddle
 
     if not paddle.is_compiled_with_cuda():
@@ -81,7 +129,7 @@ def gpu(spec: ModelSpec, *, index: int) -> PaddleInference:
         raise BackendError(f"device gpu:{index}: Paddle sees {paddle.device.cuda.device_count()} GPUs; see nvidia-smi")
     config = _config(spec)
     config.enable_use_gpu(GPU_MEMORY_MB, index)
-    return PaddleInference("paddle-gpu", config, batches=True)
+    return config
 
 
 def _config(spec: ModelSpec) -> Any:

@@ -89,8 +89,8 @@ def _compare_objects(mine: Instances, theirs: Instances) -> str | None:
     if reason:
         return reason
     pairs = [(i, j) for i, j in enumerate(partner.tolist()) if j >= 0]
-    unlike = sum(_unlike(mine.masks[i], theirs.masks[j]) for i, j in pairs)
-    return _too_many(unlike / max(1, len(pairs)), OBJECTS_DIFFERING, "of the objects have another mask")
+    differing = sum(unlike(mine.masks[i], theirs.masks[j]) for i, j in pairs)
+    return _too_many(differing / max(1, len(pairs)), OBJECTS_DIFFERING, "of the objects have another mask")
 
 
 def _partners(some: Instances, others: Instances) -> np.ndarray:
@@ -111,14 +111,14 @@ def _partners(some: Instances, others: Instances) -> np.ndarray:
     return partner
 
 
-def _unlike(mine: Rle, theirs: Rle) -> bool:
+def unlike(mine: Rle, theirs: Rle) -> bool:
     """Whether two masks differ by more than pixels on their outlines."""
-    both = _union(mine.extent, theirs.extent)
+    both = union(mine.extent, theirs.extent)
     differing = np.count_nonzero(rle.decode_window(mine, both) != rle.decode_window(theirs, both))
     return bool(differing > PIXELS_ALWAYS_ALLOWED + MASK_DIFFERING * both.height * both.width)
 
 
-def _union(a: Window, b: Window) -> Window:
+def union(a: Window, b: Window) -> Window:
     """The smallest window that holds both; an empty one adds nothing."""
     if a.empty or b.empty:
         return b if a.empty else a

@@ -17,7 +17,7 @@ class Backend(Protocol):
     """
 
     name: str
-    """As the user may ask for it: paddle, paddle-onednn, eager, fake, paddle-gpu."""
+    """As the user may ask for it, one of `rayseg.config.backends.BACKENDS`; paddle on a GPU is paddle-gpu."""
     batches: bool
     """Whether to give it several images at once. Not on CPUs: there a batch takes as long as its images one by one,
     and vector instructions round the tail of an array differently, so that a score could depend in its last bit on
