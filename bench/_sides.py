@@ -110,10 +110,7 @@ def run_rayseg(work: Work, flavour: str, images: Path, *, keep: Path | None = No
 
     with tempfile.TemporaryDirectory(prefix="rayseg-") as name:
         out = keep or Path(name, "out")
-        command = [sys.executable, "-m", "rayseg.cli", "segment", str(images), str(out), "--model", str(work.folder / flavour)]
-        command += ["--backend", work.backend, "--num-cpus", str(work.threads), "--device", "cpu", "--no-report"]
-        command += [] if work.threshold is None else ["--threshold", str(work.threshold)]
-        took = run(command, limit_s=work.limit_s, cores=work.threads)
+        took = run(_segment(work, flavour, images, out), limit_s=work.limit_s, cores=work.threads)
         files = list((out / "images").glob("*.parquet"))
         counts = [(path.stat().st_mtime, pq.read_table(path, columns=["n_objects", "status"])) for path in files]
         times = [moment for moment, table in counts for status in table["status"].to_pylist() if status == "ok"]
@@ -121,10 +118,27 @@ def run_rayseg(work: Work, flavour: str, images: Path, *, keep: Path | None = No
         return Done(took, times, _size(out), objects, _engine(out))
 
 
+def plan_rayseg(work: Work, flavour: str, images: Path, *, limit_s: float) -> Run:
+    """`rayseg segment --plan-only`: the engine is chosen and remembered on this machine, and a sample is run."""
+    with tempfile.TemporaryDirectory(prefix="rayseg-") as name:
+        command = [*_segment(work, flavour, images, Path(name, "out")), "--plan-only"]
+        return run(command, limit_s=limit_s, cores=work.threads)
+
+
+def _segment(work: Work, flavour: str, images: Path, out: Path) -> list[str]:
+    command = [sys.executable, "-m", "rayseg.cli", "segment", str(images), str(out), "--model", str(work.folder / flavour)]
+    command += ["--backend", work.backend, "--num-cpus", str(work.threads), "--device", "cpu", "--no-report"]
+    return command + ([] if work.threshold is None else ["--threshold", str(work.threshold)])
+
+
 def _engine(out: Path) -> str | None:
-    """What the job ran on, by its own note; a job that was stopped may have left none."""
+    """What the job ran on, by its own note; of a job that was stopped, what it had chosen."""
     notes = [json.loads(path.read_text()) for path in (out / "runs").glob("*.json")]
-    return ", ".join(sorted({note["backend"] for note in notes if note.get("backend")})) or None
+    ran = {note["backend"] for note in notes if note.get("backend")}
+    job = out / "job.json"
+    if not ran and job.exists():
+        ran = {entry["choice"]["engine"] for entry in (json.loads(job.read_text()).get("engine") or {}).values()} - {None}
+    return ", ".join(sorted(ran)) or None
 
 
 def _size(folder: Path) -> int:

@@ -3,9 +3,9 @@
 Each side is a process of its own, start-up and loading included: PaddleX predicts a list of paths and saves each result as
 JSON, as its users do; rayseg is `rayseg segment`, Ray and all, to Parquet. Both are kept to `--threads` CPUs. PaddleX runs with
 the fastest of `--settings` whose results are those of the first one that works, found anew for each model on `--check`
-images; those images also say whether the two sides find the same objects and pixels. rayseg runs once on them before it is
-timed, which converts the model and chooses the engine, if need be; how long that took is reported as `first_job_s`. Then
-the sides take turns.
+images; those images also say whether the two sides find the same objects and pixels. Before it is timed rayseg runs once on
+them (`first_job_s`) and plans the whole job, which converts the model and chooses the engine, once for a directory and a
+machine; how long that took is reported as `plan_..._s`. Then the sides take turns.
 
 `rayseg` is given the very directory that PaddleX reads; `rayseg-lean` our own export of the same weights. Without
 `--reference`, a folder with fill.py and scales/, weights are fresh ones, which find little; with it they find a hundred objects
@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _sides import Done, Work, run_paddlex, run_rayseg, steady
+from _sides import Done, Work, plan_rayseg, run_paddlex, run_rayseg, steady
 
 BENCH = Path(__file__).resolve().parent
 MODELS = ("PP-LiteSeg-T", "SegFormer-B0", "Mask-RT-DETR-S", "PP-YOLOE_seg-S", "MaskRCNN-ResNet50-FPN")
@@ -137,6 +137,9 @@ def one_model(work: Work, args: argparse.Namespace, images: Path, few: Path, scr
     for flavour in args.flavours:
         found[f"first_{_side(flavour)}"] = first_job(work, flavour, few, scratch)
         _say({"model": work.model, f"first_{_side(flavour)}": found[f"first_{_side(flavour)}"]})
+        planned = plan_rayseg(work, flavour, images, limit_s=args.plan_limit_s)
+        found[f"plan_{_side(flavour)}_s"] = round(planned.seconds, 1)
+        _say({"model": work.model, f"plan_{_side(flavour)}_s": round(planned.seconds, 1), "code": planned.code})
     runs: dict[str, list[dict[str, Any]]] = {}
     for _ in range(args.rounds):
         for side, done in one_round(work, setting, args.flavours, images):
@@ -211,6 +214,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2, help="CPUs that a side may use (2)")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--limit-s", type=float, default=600.0, help="for one run of a side (600)")
+    parser.add_argument("--plan-limit-s", type=float, default=600.0, help="for choosing rayseg's engine, once a directory (600)")
     parser.add_argument("--out", type=Path, metavar="FILE")
     args = parser.parse_args(argv)
     if args.threshold is not None and args.objects:

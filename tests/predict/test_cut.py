@@ -15,9 +15,11 @@ from paddle.static import InputSpec
 
 from rayseg.errors import BackendError, ModelError
 from rayseg.geometry import Size
+from rayseg.predict.backends.choose import open_backend
 from rayseg.predict.backends.paddle_inference import plain_cpu
 from rayseg.predict.backends.piecewise import Piecewise
 from rayseg.predict.backends.probe import deviation
+from rayseg.predict.convert.converted import converted
 from rayseg.predict.convert.cut import HEAVY, cut, parameter_names, write_parts
 from rayseg.predict.convert.graph import Graph, kind, main_block
 from rayseg.predict.convert.pieces import Converted, Piece, write_pieces
@@ -289,6 +291,22 @@ def test_images_of_other_sizes_and_batches_run_in_the_same_pieces(in_engine, eng
         }
         for one, two in zip(pieces.run(inputs), sure.run(inputs), strict=True):
             np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-3)
+
+
+def test_pieces_are_kept_and_a_damaged_one_is_made_again(r_cnn, engine, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAYSEG_CACHE", str(tmp_path))
+    spec = load_model_dir(r_cnn("fpn", "lean"))
+    made = converted(spec)
+    assert {piece.kind for piece in made.pieces} == {"onnx", "paddle"}
+    before = {piece.path: piece.path.stat().st_mtime_ns for piece in made.pieces}
+    assert converted(spec) == made
+    assert {piece.path: piece.path.stat().st_mtime_ns for piece in made.pieces} == before
+    backend = open_backend(spec, engine, device="cpu", threads=1)  # compares itself with the plain engine
+    assert isinstance(backend, Piecewise)
+    damaged = next(piece.path for piece in made.pieces if piece.kind == "onnx")
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    open_backend(spec, engine, device="cpu", threads=1)
+    assert damaged.stat().st_mtime_ns != before[damaged]
 
 
 def test_what_cannot_be_cut_is_refused(tmp_path, branches):

@@ -28,8 +28,10 @@ MOVED_BY = 1e-6
 """By so much of itself each number of an input is moved, up or down."""
 ENOUGH_OBJECTS = 50
 """Where nothing exceeds the threshold, so many of the best objects an image are compared."""
-WORTH_S = 120.0
+WORTH_S = 60.0
 """Engines are tried where the plain one would work longer on what is left."""
+SHARE_OF_WORK, LEAST_BUDGET_S = 0.1, 10.0
+"""Running images for a trial takes at most this share of the plain engine's time for what is left, and at least so long."""
 _LEAST_RUNS, _MOST_RUNS = 3, 15
 _SURE = 2  # images that tell how long others take; the first also pays for planning
 
@@ -66,6 +68,10 @@ class Request:
         """Whether what is left, at so many seconds an image, is not worth trying engines."""
         return self.images_left is not None and self.images_left * seconds < WORTH_S
 
+    def enough_s(self, seconds: float) -> float:
+        """Time for running images, where the plain engine takes so many seconds an image."""
+        return self.budget_s if self.images_left is None else min(self.budget_s, enough_s(self.images_left * seconds))
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -91,6 +97,11 @@ class Measured:
     def batch(self) -> int:
         """The size that is fastest."""
         return min(self.seconds, key=lambda size: (self.seconds[size], size))
+
+
+def enough_s(work_s: float) -> float:
+    """Seconds that running images for a trial may take where the plain engine would work so long."""
+    return max(LEAST_BUDGET_S, SHARE_OF_WORK * work_s)
 
 
 def measure(request: Request) -> Measured:
@@ -140,7 +151,8 @@ def _run_once(request: Request, backend: Backend) -> tuple[list[Raw], list[Raw],
     begun = time.perf_counter()
     for image in request.images:
         passed = time.perf_counter() - begun
-        if len(raws) >= request.must and passed * (1 + 1 / max(1, len(raws))) > request.budget_s / 2:
+        enough = request.enough_s(min(firsts)) if firsts else request.budget_s
+        if len(raws) >= request.must and passed * (1 + 1 / max(1, len(raws))) > enough / 2:
             break  # one more would not leave half of the time for timing
         if len(firsts) >= _SURE and request.little(min(firsts)):
             break
@@ -166,9 +178,9 @@ def _moved(inputs: dict[str, np.ndarray], random: np.random.Generator) -> dict[s
 
 def _time_one_by_one(request: Request, backend: Backend, n: int, firsts: Sequence[float]) -> float:
     """Median seconds of an image; where one run takes all the time there is, that run's."""
-    expected = median(firsts[1:] or firsts)
-    runs = int(np.clip(request.budget_s / 2 / max(expected, 1e-6), 0, _MOST_RUNS))
-    if runs < _LEAST_RUNS and (len(firsts) > 1 or expected > request.budget_s / 2):
+    expected, enough = median(firsts[1:] or firsts), request.enough_s(min(firsts))
+    runs = int(np.clip(enough / 2 / max(expected, 1e-6), 0, _MOST_RUNS))
+    if runs < _LEAST_RUNS and (len(firsts) > 1 or expected > enough / 2):
         return expected
     inputs = [feed(request.spec, [image]) for image in request.images[: min(n, max(1, runs))]]
     return _median_s(backend, inputs, max(1, runs))

@@ -22,7 +22,7 @@ from rayseg.errors import BackendError
 from rayseg.predict.backends.child import in_child
 from rayseg.predict.backends.choose import candidates, open_backend
 from rayseg.predict.backends.compare import Agreement, Change, agreement, change, named
-from rayseg.predict.backends.measure import WORTH_S, Measured, Opener, Request, measure
+from rayseg.predict.backends.measure import WORTH_S, Measured, Opener, Request, enough_s, measure
 from rayseg.predict.prepare import Prepared
 from rayseg.predict.spec import ModelSpec
 
@@ -157,6 +157,8 @@ def try_engines(
     if images_left is not None and images_left * min(sure.seconds.values()) < WORTH_S:
         said = f"about {images_left * min(sure.seconds.values()):.0f} s of work with the plain engine are not worth a trial"
         return Choice(None, precision, 1, tuple(rows), len(sure.results), sure.threshold, said, ended_early=True)
+    if images_left is not None:
+        budget_s = min(budget_s, enough_s(images_left * min(sure.seconds.values())))
     lower = [p for p in (precision, *also) if p != FP32]
     able = {p: known(spec, device=device, precision=p) for p in lower}
     share = 0.6 * budget_s / max(1, len(others) + sum(len(found) for found in able.values()))
