@@ -75,7 +75,8 @@ class Instances:
 
     def shift(self, dx: int, dy: int, size: Size) -> Instances:
         """The same objects on a larger canvas, moved right by dx and down by dy pixels (a tile's objects in its scene)."""
-        masks = tuple(_move(mask, dx, dy, size) for mask in self.masks)
+        window = Window.of(self.size).shift(dx, dy)
+        masks = tuple(rle.encode_many(((rle.decode(mask), window) for mask in self.masks), size))
         boxes = self.boxes_xyxy + np.asarray([dx, dy, dx, dy], dtype=np.float32)
         return Instances(size, boxes, self.scores, self.class_ids, masks)
 
@@ -120,12 +121,8 @@ class SemanticMap:
 
     def regions(self) -> Instances:
         """One object for each class that occurs, in class order: its box is the extent of the class, its score 1."""
-        class_ids, boxes, masks = np.unique(self.labels), [], []
-        for class_id in class_ids:  # one mask in memory at a time
-            mask = self.labels == class_id
-            masks.append(rle.encode(mask))
-            boxes.append(_extent(mask))
-        return Instances(self.size, np.asarray(boxes), np.ones(len(masks)), class_ids, tuple(masks))
+        class_ids, boxes, masks = rle.encode_classes(self.labels)
+        return Instances(self.size, boxes, np.ones(len(masks)), class_ids, tuple(masks))
 
     @classmethod
     def from_probabilities(cls, probabilities: np.ndarray) -> SemanticMap:
@@ -170,13 +167,3 @@ def _check_boxes(boxes: np.ndarray, size: Size) -> None:
         raise ValueError("a box ends before it starts")
     if boxes.size and (boxes.min() < 0 or (boxes[:, 2:] > np.asarray(size.wh, dtype=np.float32)).any()):
         raise ValueError(f"a box leaves the image of {size}; clip boxes before making a result")
-
-
-def _extent(mask: np.ndarray) -> tuple[int, int, int, int]:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-
-
-def _move(mask: Rle, dx: int, dy: int, size: Size) -> Rle:
-    old = Window.of(mask.size)
-    return rle.encode_in_window(rle.decode(mask), old.shift(dx, dy), size)

@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Longest match wins; names are those of files and folders below rayseg/. `jobs` stands beside it.
 FLOORS = {
-    "": 0, "errors": 0, "geometry": 0, "results": 0, "rle": 0, "polygons": 0, "tables": 0, "config": 0, "logs": 0,
+    "": 0, "errors": 0, "geometry": 0, "results": 0, "rle": 0, "rle_packing": 0, "polygons": 0, "tables": 0,
+    "config": 0, "logs": 0,
     "images": 1, "geo": 1, "tiling": 1, "datasets": 1, "metrics": 1, "draw": 1,
     "models": 2,
     "predict": 3, "training": 3, "evaluation": 3, "paddlex": 3,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,6 +15,7 @@ from pycocotools import mask as coco_mask
 from rayseg import rle
 from rayseg.geometry import Size, Window
 from rayseg.rle import Rle
+from rayseg.rle_packing import pack_edges
 
 MASKS = hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=24))
 
@@ -63,6 +67,73 @@ def test_the_bytes_are_those_of_pycocotools(mask):
 def test_a_mask_in_a_window_encodes_to_the_same_bytes_as_its_full_canvas(drawn):
     mask, window, size = drawn
     assert rle.encode_in_window(mask, window, size) == rle.encode(on_canvas(mask, window, size))
+
+
+@given(st.data(), st.integers(0, 60))
+def test_many_masks_at_once_encode_to_the_bytes_of_each_on_its_canvas(data, at_once):
+    size = Size(data.draw(st.integers(1, 12)), data.draw(st.integers(1, 12)))
+    windows = data.draw(st.lists(windows_in(size), max_size=6))
+    masks = [data.draw(hnp.arrays(bool, (window.height, window.width))) for window in windows]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rle, "_EDGES_AT_ONCE", at_once)
+        patch.setattr(rle, "_BLOCK", 1 + at_once % 9)
+        found = rle.encode_many(zip(masks, windows, strict=True), size)
+    assert found == [rle.encode(on_canvas(mask, window, size)) for mask, window in zip(masks, windows, strict=True)]
+    assert rle.areas(found).tolist() == [mask.sum() for mask in masks]
+
+
+def test_masks_are_asked_for_one_after_the_other():
+    alive = []
+
+    def masks():
+        for i in range(5):
+            mask = np.eye(4, dtype=bool)
+            alive.append(weakref.ref(mask))
+            assert sum(there() is not None for there in alive) <= 2, f"mask {i} was made while others were kept"
+            yield mask, Window(0, 0, 4, 4)
+            del mask
+
+    assert len(rle.encode_many(masks(), Size(9, 9))) == 5
+
+
+@given(hnp.arrays(st.sampled_from([np.uint8, np.uint16]), hnp.array_shapes(min_dims=2, max_dims=2, max_side=12)), st.booleans())
+def test_the_classes_of_a_label_map_are_those_of_looking_for_one_after_the_other(labels, noise):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rle, "_EDGES_AT_ONCE", 7)
+        patch.setattr(rle, "_BLOCK", 5)
+        patch.setattr(rle, "_RUNS_AT_MOST", -1 if noise else 10**9)
+        classes, boxes, masks = rle.encode_classes(labels % 5)
+    assert classes.tolist() == sorted(set((labels % 5).reshape(-1).tolist()))
+    for class_id, box, mask in zip(classes, boxes.tolist(), masks, strict=True):
+        wanted = labels % 5 == class_id
+        rows, columns = np.nonzero(wanted)
+        assert box == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        assert mask == rle.encode(wanted)
+
+
+@given(st.lists(st.lists(st.integers(1, 2**31), min_size=1, max_size=8), max_size=5))
+def test_runs_of_any_length_are_packed_as_pycocotools_packs_them(many):
+    edges = [np.cumsum(runs)[: len(runs) // 2 * 2] for runs in many]
+    pixels = np.asarray([sum(runs) for runs in many], dtype=np.int64)
+    text, ends = pack_edges(
+        np.concatenate([np.empty(0, np.int64), *edges]), np.asarray([len(e) for e in edges], dtype=np.int64), pixels
+    )
+    strings = [text[a:b] for a, b in pairwise(ends)]
+    for runs, string in zip(many, strings, strict=True):
+        size = Size(sum(runs), 1)
+        assert string == coco_mask.frPyObjects({"size": list(size.hw), "counts": runs}, *size.hw)["counts"]
+
+
+@pytest.mark.parametrize("n", [1, 255, 256, 600])
+def test_areas_of_any_number_of_masks(n):
+    masks = [(np.ones((1 + i % 7, 3), bool), Window(2, 1, 5, 2 + i % 7)) for i in range(n)]
+    found = rle.areas(rle.encode_many(masks, Size(20, 20)))
+    assert found.dtype == np.int64 and found.tolist() == [3 * (1 + i % 7) for i in range(n)]
+
+
+def test_no_masks_have_no_strings_and_no_areas():
+    assert rle.encode_many([], Size(3, 3)) == [] and rle.areas([]).tolist() == []
+    assert pack_edges(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64))[0] == b""
 
 
 @given(st.data(), MASKS)

@@ -88,7 +88,8 @@ def write_plan(
     """List the source and write plan/.
 
     Args:
-        chunk_images: most units in a chunk; None takes a 64th of the archive, between 8 and 128.
+        chunk_images: most units in a chunk; None cuts the archive into 32 chunks, or four for each listing task where that is
+            more, of 8 to 128 units: a chunk costs as much as a few images, and every predictor should get several.
         chunk_bytes: most bytes of files in a chunk of more than one.
         parallelism: listing tasks at a time.
         report: told the number of units found so far.
@@ -109,7 +110,7 @@ def write_plan(
     shards = [shard for group in done for shard in group]
     store.delete_folder(_RUNS)
     units = sum(shard.units for shard in shards)
-    chunk = chunk_images or min(128, max(8, units // 64))
+    chunk = chunk_images or min(128, max(8, units // max(32, 4 * parallelism)))
     return plan_of(shards, chunk_images=chunk, chunk_bytes=chunk_bytes, duplicates=listed - units)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from rayseg.rle import pack_edges
+from rayseg.rle_packing import pack_edges
 from rayseg.tiling.groups import expand, first_of_each
 
 _FIVE_BITS, _MORE, _SIGN, _ASCII = 0x1F, 0x20, 0x10, 48

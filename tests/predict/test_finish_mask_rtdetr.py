@@ -16,7 +16,10 @@ from rayseg.errors import BackendError, ModelError
 from rayseg.geometry import Size, Window
 from rayseg.predict.backends.fake import fake_spec
 from rayseg.predict.families import mask_rtdetr
+from rayseg.predict.families.family import one_after_the_other
+from rayseg.predict.finish import logit_masks
 from rayseg.predict.finish.logit_masks import CoarseGrid, windows_of
+from rayseg.predict.finish.masks import linear_taps
 from rayseg.predict.prepare import Prepared
 from rayseg.predict.raw import Raw
 from rayseg.results import Instances
@@ -58,6 +61,34 @@ def test_a_mask_in_its_box_equals_the_full_canvas_cut_to_the_box(case):
     inside[window.slices] = True
     clear = np.abs(values) > NEAR
     np.testing.assert_array_equal(found[clear], ((values > 0) & inside)[clear])
+
+
+@given(objects(), st.integers(1, 200))
+@settings(max_examples=100)
+def test_many_masks_are_bit_for_bit_those_of_each_pixel_on_its_own(case, strip):
+    logits, window, size = case
+    grid = CoarseGrid(Size(*logits.shape), size)
+    parts = [(grid.cut(values, window), window) for values in (logits, -logits, np.round(logits))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logit_masks, "STRIP_PIXELS", strip)
+        found = grid.enlarge_many(parts)
+    (top, bottom, down), (left, right, across) = (
+        linear_taps(coarse, image, range(image)) for coarse, image in zip(logits.shape, size.hw, strict=True)
+    )
+    for mask, values in zip(found, (logits, -logits, np.round(logits)), strict=True):
+        wanted = np.zeros(size.hw, dtype=bool)
+        for y in range(window.y0, window.y1):
+            row = values[top[y]] * (1 - down[y]) + values[bottom[y]] * down[y]
+            for x in range(window.x0, window.x1):
+                wanted[y, x] = row[left[x]] * (1 - across[x]) + row[right[x]] * across[x] > 0
+        np.testing.assert_array_equal(rle.decode(mask), wanted)
+
+
+def test_arrays_one_after_the_other_are_their_values_in_order():
+    whole = np.arange(20, dtype=np.float32).reshape(4, 5)
+    found = one_after_the_other([whole[1:3, 2:4], whole[:0], whole[3]])
+    assert found.tolist() == [7, 8, 12, 13, 15, 16, 17, 18, 19] and found.base is None
+    assert one_after_the_other([]).shape == (0,) and one_after_the_other([]).dtype == np.float32
 
 
 @given(objects())

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rayseg import rle
 from rayseg.geometry import Box, Size
 from rayseg.predict.finish import masks
-from rayseg.predict.finish.masks import boxes_in_original, lean_masks
+from rayseg.predict.finish.masks import boxes_in_original, lean_masks, linear_taps
 
 NEAR = 1e-4  # a value this close to 0.5 may fall on either side
 
@@ -58,6 +58,26 @@ def test_a_fast_mask_equals_the_full_canvas(case):
     values, left = canvas_values(weights, prototypes, box, net, original)
     clear = np.abs(values - 0.5) > NEAR
     np.testing.assert_array_equal(rle.decode(found)[clear], ((values > 0.5) & left)[clear])
+
+
+@given(sides, sides, sides, st.integers(0, 2**32 - 1))
+@settings(max_examples=100, deadline=None)
+def test_the_shares_of_an_axis_are_those_of_adding_tap_by_tap(cells, resized, original, seed):
+    random = np.random.default_rng(seed)
+    net = resized + int(random.integers(0, 9))  # with padding
+    start, stop = np.sort(random.choice(original + 1, 2, replace=False)).tolist()
+    low, high = np.sort(random.uniform(-3, net + 3, 2))
+    near, far, share = linear_taps(net, round(net * original / resized), range(original))
+    first, second, part = linear_taps(cells, net, range(net))
+    wanted = np.zeros((stop - start, cells), dtype=np.float32)
+    for i in range(start, stop):
+        for pixel, weight in ((near[i], np.float32(1) - share[i]), (far[i], share[i])):
+            if low <= pixel < high:
+                wanted[i - start, first[pixel]] += weight * (np.float32(1) - part[pixel])
+                wanted[i - start, second[pixel]] += weight * part[pixel]
+    found, used = masks._Axis(cells, net, resized, original).matrix(start, stop, low, high)
+    np.testing.assert_array_equal(found, wanted[:, used])
+    assert not wanted[:, : used.start].any() and not wanted[:, used.stop :].any()
 
 
 @given(cases(), st.integers(1, 40))

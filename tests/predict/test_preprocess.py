@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from rayseg.errors import ModelError
 from rayseg.geometry import Size
 from rayseg.predict.backends.fake import fake_spec
+from rayseg.predict.execute import feed
 from rayseg.predict.prepare import prepare, to_input
 from rayseg.predict.preprocess import (
     NEAREST,
@@ -37,8 +40,6 @@ SOLO = [RCNN[1], {**RCNN[0], "interp": 1}, RCNN[2], RCNN[3]]  # normalises first
 
 
 def spec_with(steps):
-    from dataclasses import replace
-
     return replace(fake_spec(), steps=steps)
 
 
@@ -96,6 +97,19 @@ def test_the_network_input_equals_paddlex_bit_for_bit(configs, height, width, se
     assert found.dtype == np.float32 and found.flags.c_contiguous
     np.testing.assert_array_equal(found, wanted)
     assert prepared.network.hw == wanted.shape[1:]
+
+
+@pytest.mark.parametrize("configs", [PPYOLOE, RCNN, SOLO], ids=["PP-YOLOE_seg", "Mask R-CNN", "SOLOv2"])
+def test_images_of_a_batch_are_made_in_their_places_and_padded_with_zeros(configs):
+    spec = replace(spec_with(read_instance_steps(configs, "yml")), inputs=("image", "im_shape"))
+    batch = [prepare(spec, noise(60, 80, seed)) for seed in range(3)]
+    place = np.full((3, *batch[0].network.hw), np.nan, dtype=np.float32)
+    assert to_input(spec, batch[0], out=place) is place
+    found = feed(spec, batch)
+    np.testing.assert_array_equal(found["image"], [to_input(spec, image) for image in batch])
+    np.testing.assert_array_equal(found["image"][0], place)
+    np.testing.assert_array_equal(found["im_shape"], [image.im_shape for image in batch])
+    assert found["image"].dtype == np.float32 and found["image"].flags.c_contiguous
 
 
 @pytest.mark.parametrize("interp", range(5))

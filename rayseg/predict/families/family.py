@@ -97,5 +97,14 @@ def check_finite(spec: ModelSpec, outputs: Sequence[np.ndarray]) -> None:
             raise BackendError(f"{spec.name} gave values that are not finite numbers; the weights or the engine are broken")
 
 
+def one_after_the_other(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """The values of float32 arrays of any shapes in one row; each is copied once, even when it is a part of a larger one."""
+    ends = np.cumsum([0, *(part.size for part in parts)]).tolist()
+    out = np.empty(ends[-1], dtype=np.float32)
+    for part, start, stop in zip(parts, ends[:-1], ends[1:], strict=True):
+        out[start:stop].reshape(part.shape)[...] = part
+    return out
+
+
 def _say(tensors: tuple[Tensor, ...]) -> str:
     return ", ".join(f"{t.kind} {list(t.shape)}" for t in tensors) or "nothing"

@@ -53,13 +53,12 @@ def finish_full_masks(spec: ModelSpec, raw: Raw, threshold: float) -> Instances:
     areas = np.asarray([w.height * w.width for w in windows], dtype=np.int64)
     ends = np.cumsum(-(-areas // 8))
 
+    def inside(i: int) -> np.ndarray:
+        packed = raw.arrays["bits"][ends[i] - -(-areas[i] // 8) : ends[i]]
+        return np.unpackbits(packed, count=int(areas[i])).reshape(windows[i].height, windows[i].width)
+
     def masks(keep: np.ndarray) -> list[Rle]:
-        out = []
-        for i in keep.tolist():
-            packed = raw.arrays["bits"][ends[i] - -(-areas[i] // 8) : ends[i]]
-            inside = np.unpackbits(packed, count=int(areas[i])).reshape(windows[i].height, windows[i].width)
-            out.append(rle.encode_in_window(inside, windows[i], raw.original))
-        return out
+        return rle.encode_many(((inside(i), windows[i]) for i in keep.tolist()), raw.original)
 
     return finish_boxes(spec, raw, threshold, raw.arrays["bbox"][:, 2:], masks)
 

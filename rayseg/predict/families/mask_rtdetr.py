@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rayseg.geometry import Size, Window
-from rayseg.predict.families.family import Arrays, Family, rows_of_images
+from rayseg.predict.families.family import Arrays, Family, one_after_the_other, rows_of_images
 from rayseg.predict.families.full_masks import finish_full_masks, split_full_masks
 from rayseg.predict.finish.instance import finish_boxes
 from rayseg.predict.finish.logit_masks import CoarseGrid, CoarsePart, windows_of
@@ -46,7 +46,7 @@ def split_lean(spec: ModelSpec, outputs: Sequence[np.ndarray], batch: Sequence[P
             {
                 "bbox": bbox,
                 "windows": np.asarray(edges, dtype=np.int64).reshape(-1, 4),
-                "logits": np.concatenate([np.empty(0, np.float32), *(part.logits.ravel() for part in parts)]),
+                "logits": one_after_the_other([part.logits for part in parts]),
                 "coarse": np.asarray([height, width], dtype=np.int64),
             }
         )
@@ -61,12 +61,13 @@ def finish_lean(spec: ModelSpec, raw: Raw, threshold: float) -> Instances:
         coarse = [Window(*ends) for ends in raw.arrays["windows"].tolist()]
         stops = np.cumsum([w.height * w.width for w in coarse])
         grid = CoarseGrid(Size(*raw.arrays["coarse"].tolist()), raw.original)
-        out = []
-        for i, window in zip(keep.tolist(), windows_of(edges[keep], raw.original), strict=True):
+
+        def part(i: int) -> CoarsePart:
             shape = (coarse[i].height, coarse[i].width)
-            logits = raw.arrays["logits"][stops[i] - shape[0] * shape[1] : stops[i]].reshape(shape)
-            out.append(grid.enlarge(CoarsePart(coarse[i], logits), window))
-        return out
+            return CoarsePart(coarse[i], raw.arrays["logits"][stops[i] - shape[0] * shape[1] : stops[i]].reshape(shape))
+
+        parts = (part(i) for i in keep.tolist())
+        return grid.enlarge_many(zip(parts, windows_of(edges[keep], raw.original), strict=True))
 
     return finish_boxes(spec, raw, threshold, edges, masks)
 

@@ -6,16 +6,17 @@ that is how PaddleX does it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from rayseg import rle
 from rayseg.errors import BackendError
 from rayseg.geometry import Size, Window
-from rayseg.predict.families.family import Arrays, Family, check_finite
+from rayseg.predict.families.family import Arrays, Family, check_finite, one_after_the_other
 from rayseg.predict.families.full_masks import finish_full_masks
 from rayseg.predict.finish.instance import check_classes
-from rayseg.predict.finish.solov2_masks import STRIDE, SoftMask, cut_soft_mask, extent, finish_soft_mask, to_size
+from rayseg.predict.finish.solov2_masks import STRIDE, SoftMask, cut_soft_mask, enlarge_soft_mask, extent, to_size
 from rayseg.predict.prepare import Prepared
 from rayseg.predict.program import FLOAT, INTEGER
 from rayseg.predict.raw import Raw
@@ -79,7 +80,7 @@ def split_lean(spec: ModelSpec, outputs: Sequence[np.ndarray], batch: Sequence[P
             {
                 "rows": np.stack([rows[keep, 0], _at_most_one(rows[keep, 1])], axis=1),
                 "windows": np.asarray(edges, dtype=np.int64).reshape(-1, 4),
-                "soft": np.concatenate([np.empty(0, np.float32), *(part.soft.ravel() for part in parts)]),
+                "soft": one_after_the_other([part.soft for part in parts]),
             }
         )
         start += count
@@ -91,15 +92,19 @@ def finish_lean(spec: ModelSpec, raw: Raw, threshold: float) -> Instances:
     rows, windows = raw.arrays["rows"], [Window(*edges) for edges in raw.arrays["windows"].tolist()]
     ends = np.cumsum([w.height * w.width for w in windows])
     soft_size = Size(raw.network.height // STRIDE, raw.network.width // STRIDE)
-    kept, boxes, masks = [], [], []
-    for i in _kept(rows[:, 1], threshold).tolist():
-        height, width = windows[i].height, windows[i].width
-        soft = raw.arrays["soft"][ends[i] - height * width : ends[i]].reshape(height, width)
-        box, mask = finish_soft_mask(SoftMask(windows[i], soft), soft_size, raw.resized, raw.original)
-        if not box.empty:
-            kept.append(i)
-            boxes.append((box.x0, box.y0, box.x1, box.y1))
-            masks.append(mask)
+    kept, boxes = [], []
+
+    def enlarged() -> Iterator[tuple[np.ndarray, Window]]:
+        for i in _kept(rows[:, 1], threshold).tolist():
+            height, width = windows[i].height, windows[i].width
+            soft = raw.arrays["soft"][ends[i] - height * width : ends[i]].reshape(height, width)
+            box, pixels = enlarge_soft_mask(SoftMask(windows[i], soft), soft_size, raw.resized, raw.original)
+            if not box.empty:
+                kept.append(i)
+                boxes.append((box.x0, box.y0, box.x1, box.y1))
+                yield pixels, box
+
+    masks = rle.encode_many(enlarged(), raw.original)
     class_ids = rows[kept, 0].astype(np.int32)
     check_classes(spec, class_ids)
     return Instances(raw.original, np.asarray(boxes, dtype=np.float32).reshape(-1, 4), rows[kept, 1], class_ids, tuple(masks))

@@ -47,13 +47,17 @@ def lean_masks(
     resized = resized or input_size
     rows = _Axis(prototypes.shape[1], input_size.height, resized.height, original.height)
     columns = _Axis(prototypes.shape[2], input_size.width, resized.width, original.width)
-    planes = np.ascontiguousarray(prototypes.transpose(1, 2, 0))  # a box is then a few whole rows, read without a copy
-    found = []
-    for weights, box in zip(coefficients, boxes_net_xyxy, strict=True):
-        window = _window_of(box, resized, original)
-        mask = _mask_in_window(weights, planes, box, window, rows, columns)
-        found.append(rle.encode_in_window(mask, window, original))
-    return found
+    import cv2  # reading a model directory needs no OpenCV
+
+    # A box is then a few whole rows, read without a copy.
+    planes = cv2.transpose(prototypes.reshape(len(prototypes), -1)).reshape(*prototypes.shape[1:], -1)
+    edges = boxes_in_original(boxes_net_xyxy, resized, original).astype(np.float64)
+    windows = [Box(*ends).clip(original).rounded_window() for ends in edges.tolist()]
+    inside = (
+        _mask_in_window(weights, planes, box, window, rows, columns)
+        for weights, box, window in zip(coefficients, boxes_net_xyxy, windows, strict=True)
+    )
+    return rle.encode_many(zip(inside, windows, strict=True), original)
 
 
 def boxes_in_original(boxes_net_xyxy: np.ndarray, resized: Size, original: Size) -> np.ndarray:
@@ -68,24 +72,24 @@ class _Axis:
     def __init__(self, prototype: int, net: int, resized: int, original: int) -> None:
         # The whole input is enlarged by the image's scale and then cut, so padding is enlarged and falls off.
         enlarged = round(net * original / resized)
-        self.inner = linear_taps(prototype, net, range(net))
-        self.outer = linear_taps(net, enlarged, range(original))
+        first, second, part = linear_taps(prototype, net, range(net))
+        near, far, share = linear_taps(net, enlarged, range(original))
+        self.lowest, self.highest = first[near], second[far]
+        self.taps = []  # pixel of the input, of the prototype, and weight
+        for pixel, weight in ((near, 1 - share), (far, share)):
+            self.taps += [(pixel, first[pixel], weight * (1 - part[pixel])), (pixel, second[pixel], weight * part[pixel])]
 
     def matrix(self, start: int, stop: int, box_start: float, box_stop: float) -> tuple[np.ndarray, slice]:
         """float32 (stop - start, k): what original pixels [start, stop) take from each prototype pixel of the slice.
 
         Pixels of the network's input whose index is outside [box_start, box_stop) count as zero.
         """
-        near, far, share = (tap[start:stop] for tap in self.outer)
-        first, second, inner_share = self.inner
-        used = slice(int(first[near[0]]), int(second[far[-1]]) + 1)
+        used = slice(int(self.lowest[start]), int(self.highest[stop - 1]) + 1)
         matrix = np.zeros((stop - start, used.stop - used.start), dtype=np.float32)
-        index = np.arange(stop - start)
-        for pixel, weight in ((near, 1 - share), (far, share)):
-            weight = weight * ((pixel >= box_start) & (pixel < box_stop))
-            part = inner_share[pixel]
-            matrix[index, first[pixel] - used.start] += weight * (1 - part)
-            matrix[index, second[pixel] - used.start] += weight * part
+        flat, first = matrix.reshape(-1), np.arange(stop - start) * matrix.shape[1] - used.start
+        for pixel, place, weight in self.taps:
+            inside = (pixel[start:stop] >= box_start) & (pixel[start:stop] < box_stop)
+            flat[first + place[start:stop]] += weight[start:stop] * inside
         return matrix, used
 
 
@@ -99,11 +103,6 @@ def linear_taps(size_in: int, size_out: int, wanted: range) -> tuple[np.ndarray,
     position = np.clip(ratio * (np.arange(wanted.start, wanted.stop) + 0.5) - 0.5, 0, size_in - 1)
     first = position.astype(np.int64)
     return first, np.minimum(first + 1, size_in - 1), (position - first).astype(np.float32)
-
-
-def _window_of(box_net: np.ndarray, resized: Size, original: Size) -> Window:
-    edges = boxes_in_original(box_net[None], resized, original)[0]
-    return Box(*np.asarray(edges, dtype=np.float64).tolist()).clip(original).rounded_window()
 
 
 def _mask_in_window(

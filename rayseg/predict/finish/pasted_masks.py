@@ -36,11 +36,9 @@ def pasted_masks(probabilities: np.ndarray, boxes_xyxy: np.ndarray, size: Size) 
     Returns:
         n masks in the order of the boxes.
     """
-    found = []
-    for mask, box in zip(probabilities, boxes_xyxy, strict=True):
-        window = Box(*box.tolist()).rounded_window()
-        found.append(rle.encode_in_window(_in_window(mask, box, window), window, size))
-    return found
+    windows = [Box(*box).rounded_window() for box in boxes_xyxy.tolist()]
+    inside = (_in_window(*one) for one in zip(probabilities, boxes_xyxy, windows, strict=True))
+    return rle.encode_many(zip(inside, windows, strict=True), size)
 
 
 def _in_window(mask: np.ndarray, box: np.ndarray, window: Window) -> np.ndarray:

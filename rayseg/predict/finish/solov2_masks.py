@@ -50,7 +50,15 @@ def cut_soft_mask(soft: np.ndarray) -> SoftMask:
 
 
 def finish_soft_mask(mask: SoftMask, soft_size: Size, resized: Size, original: Size) -> tuple[Window, Rle]:
-    """The full-image mask and the smallest window that holds it; an empty window for a mask without pixels.
+    """The full-image mask and the smallest window that holds it; see `enlarge_soft_mask`."""
+    inside, pixels = enlarge_soft_mask(mask, soft_size, resized, original)
+    return inside, rle.encode_in_window(pixels, inside, original)
+
+
+def enlarge_soft_mask(mask: SoftMask, soft_size: Size, resized: Size, original: Size) -> tuple[Window, np.ndarray]:
+    """The smallest window of the image that holds the full-size mask, and the mask there, bool (height, width).
+
+    The window is empty for a mask without pixels.
 
     Args:
         soft_size: of the whole soft mask.
@@ -64,8 +72,7 @@ def finish_soft_mask(mask: SoftMask, soft_size: Size, resized: Size, original: S
     window = Window(x0, y0, x1, y1)
     hard = _pixels(mask, window, rows, columns)
     tight = extent(hard)
-    inside = tight.shift(window.x0, window.y0) if not tight.empty else Window(0, 0, 0, 0)
-    return inside, rle.encode_in_window(hard[tight.slices], inside, original)
+    return tight.shift(window.x0, window.y0) if not tight.empty else Window(0, 0, 0, 0), hard[tight.slices]
 
 
 def extent(mask: np.ndarray) -> Window:
