@@ -18,8 +18,8 @@ from rayseg.predict.backends.onnxruntime import onnxruntime_cpu, onnxruntime_gpu
 from rayseg.predict.backends.openvino import openvino_cpu
 from rayseg.predict.backends.paddle_eager import eager
 from rayseg.predict.backends.paddle_inference import gpu, has_tensorrt, last_line, onednn_cpu, plain_cpu, tensorrt_gpu
-from rayseg.predict.backends.probe import deviation
 from rayseg.predict.backends.protocol import Backend
+from rayseg.predict.backends.second_look import distrust
 from rayseg.predict.spec import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -206,7 +206,7 @@ def _is_there(name: str, engine: Engine) -> bool:
 def _try(spec: ModelSpec, fast: Callable[[], Backend], trusted: Backend) -> tuple[Backend | None, str]:
     try:
         backend = fast()
-        reason = deviation(spec, backend, trusted)
+        reason = distrust(spec, backend, trusted)
     except Exception as error:  # noqa: BLE001 - engines raise anything from RuntimeError to SystemError
         return None, last_line(error)
     return (None, reason) if reason else (backend, "")

@@ -162,11 +162,11 @@ def _run_once(request: Request, backend: Backend) -> tuple[list[Raw], list[Raw],
         firsts.append(time.perf_counter() - start)
         raws += split_outputs(request.spec, outputs, [image])
         if request.plain:
-            moved += split_outputs(request.spec, backend.run(_moved(inputs, random)), [image])
+            moved += split_outputs(request.spec, backend.run(moved_inputs(inputs, random)), [image])
     return raws, moved, firsts
 
 
-def _moved(inputs: dict[str, np.ndarray], random: np.random.Generator) -> dict[str, np.ndarray]:
+def moved_inputs(inputs: dict[str, np.ndarray], random: np.random.Generator) -> dict[str, np.ndarray]:
     """The same inputs, each number of an image a millionth larger or smaller."""
     out = dict(inputs)
     for name, array in inputs.items():
