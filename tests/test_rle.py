@@ -111,8 +111,9 @@ def test_the_classes_of_a_label_map_are_those_of_looking_for_one_after_the_other
         assert mask == rle.encode(wanted)
 
 
-@given(st.lists(st.lists(st.integers(1, 2**31), min_size=1, max_size=8), max_size=5))
+@given(st.lists(st.lists(st.integers(1, 2**28), min_size=1, max_size=8), max_size=5))
 def test_runs_of_any_length_are_packed_as_pycocotools_packs_them(many):
+    """Up to 2^28: pycocotools has room for six characters a run, and writes beyond it where runs need seven."""
     edges = [np.cumsum(runs)[: len(runs) // 2 * 2] for runs in many]
     pixels = np.asarray([sum(runs) for runs in many], dtype=np.int64)
     text, ends = pack_edges(
