@@ -4,8 +4,8 @@ Each side is a process of its own, start-up and loading included: PaddleX predic
 JSON, as its users do; rayseg is `rayseg segment`, Ray and all, to Parquet. Both are kept to `--threads` CPUs. PaddleX runs with
 the fastest of `--settings` whose results are those of the first one that works, found anew for each model on `--check`
 images; those images also say whether the two sides find the same objects and pixels. Before it is timed rayseg runs once on
-them (`first_job_s`) and plans the whole job, which converts the model and chooses the engine, once for a directory and a
-machine; how long that took is reported as `plan_..._s`. Then the sides take turns.
+them (`first_job_s`) and plans a job of the images under ten names each, which converts the model and chooses the engine, once
+for a directory and a machine; how long that took is reported as `plan_..._s`. Then the sides take turns.
 
 `rayseg` is given the very directory that PaddleX reads; `rayseg-lean` our own export of the same weights. Without
 `--reference`, a folder with fill.py and scales/, weights are fresh ones, which find little; with it they find a hundred objects
@@ -58,6 +58,14 @@ def photographs(sources: Sequence[Path], n: int, folder: Path) -> dict[str, int]
         path = different[i % len(different)]
         shutil.copy(path, folder / f"{i:06d}{path.suffix.lower()}")
     return {"images": n, "different": min(n, len(different))}
+
+
+def archive(images: Path, folder: Path, times: int) -> None:
+    """The images under so many names each."""
+    folder.mkdir()
+    for path in images.iterdir():
+        for i in range(times):
+            (folder / f"{i:03d}-{path.name}").hardlink_to(path)
 
 
 def export(model: str, folder: Path, reference: str | None) -> None:
@@ -124,7 +132,7 @@ def _shape(path: Path) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def one_model(work: Work, args: argparse.Namespace, images: Path, few: Path, scratch: Path) -> dict[str, Any]:
+def one_model(work: Work, args: argparse.Namespace, images: Path, few: Path, many: Path, scratch: Path) -> dict[str, Any]:
     """All figures of a model."""
     found: dict[str, Any] = {}
     if args.objects and work.threshold is None:
@@ -137,7 +145,7 @@ def one_model(work: Work, args: argparse.Namespace, images: Path, few: Path, scr
     for flavour in args.flavours:
         found[f"first_{_side(flavour)}"] = first_job(work, flavour, few, scratch)
         _say({"model": work.model, f"first_{_side(flavour)}": found[f"first_{_side(flavour)}"]})
-        planned = plan_rayseg(work, flavour, images, limit_s=args.plan_limit_s)
+        planned = plan_rayseg(work, flavour, many, limit_s=args.plan_limit_s)
         found[f"plan_{_side(flavour)}_s"] = round(planned.seconds, 1)
         _say({"model": work.model, f"plan_{_side(flavour)}_s": round(planned.seconds, 1), "code": planned.code})
     runs: dict[str, list[dict[str, Any]]] = {}
@@ -233,13 +241,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         report: dict[str, Any] = {"threads": args.threads, "rounds": args.rounds, "limit_s": args.limit_s}
         report |= photographs(args.images, args.n, folder / "all")
         photographs([folder / "all"], min(args.check, args.n), folder / "few")
+        archive(folder / "all", folder / "many", 10)
         report["models"] = {}
         for model in args.models.split(","):
             directory = (root / model).resolve()
             if not all((directory / flavour).is_dir() for flavour in ("paddlex", "lean")):
                 export(model, directory, args.reference)
             work = Work(model, directory, args.threshold, args.threads, args.limit_s, args.backend, args.paddlex_python)
-            report["models"][model] = one_model(work, args, folder / "all", folder / "few", folder / model)
+            report["models"][model] = one_model(work, args, folder / "all", folder / "few", folder / "many", folder / model)
             if args.out:
                 args.out.write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report, indent=2))
