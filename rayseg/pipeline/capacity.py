@@ -21,6 +21,8 @@ from rayseg.pipeline.runtime import connected
 
 log = logging.getLogger(__name__)
 
+_LOST_S = 30.0  # by then Ray has noticed that a machine is gone
+
 
 @contextmanager
 def large_enough(*, cpus: int, gpus: int = 0, patience_s: float, verbose: bool = False) -> Iterator[None]:
@@ -42,25 +44,28 @@ def large_enough(*, cpus: int, gpus: int = 0, patience_s: float, verbose: bool =
 
 
 def _wait(cpus: int, gpus: int, patience_s: float) -> None:
-    end, told = time.monotonic() + patience_s, None
-    group = None
+    end, told, enough_since = time.monotonic() + patience_s, None, None
+    group = placement_group([{"CPU": 1.0}] * cpus + [{"GPU": 1.0}] * gpus)
     try:
-        while (have := _size())[0] < cpus or have[1] < gpus:
-            if group is None:
-                group = placement_group([{"CPU": 1.0}] * cpus + [{"GPU": 1.0}] * gpus)
-            if told != have:
+        while True:
+            reserved = group.wait(timeout_seconds=1)
+            have = _size()
+            enough = have[0] >= cpus and have[1] >= gpus
+            enough_since = (enough_since or time.monotonic()) if enough else None
+            # What can be reserved is there. What cannot is in use by others, or belongs to a machine that was lost just now.
+            if enough and (reserved or time.monotonic() - (enough_since or 0) > _LOST_S):
+                break
+            if not enough and told != have:
                 log.info("waiting for %d CPUs and %d GPUs; the cluster has %d and %d", cpus, gpus, *have)
                 told = have
-            if time.monotonic() > end:
+            if time.monotonic() > end and not enough:
                 raise ConfigError(
                     f"{cpus} CPUs, {gpus} GPUs were asked for; the cluster has {have[0]} and {have[1]} after {patience_s:g} s. "
                     "`ray status` on the head says what it is waiting for; it may have a lower max_workers, or no autoscaler."
                 )
-            group.wait(timeout_seconds=1)
         log.info("the cluster has %d CPUs and %d GPUs", *have)
     finally:
-        if group is not None:
-            remove_placement_group(group)
+        remove_placement_group(group)
 
 
 def _size() -> tuple[int, int]:
