@@ -99,7 +99,7 @@ $(READY): pyproject.toml Makefile
 	  echo "make: making $(VENV) with $$("$$python" --version)"
 	  "$$python" -m venv --clear $(VENV)
 	fi
-	echo 'make: installing rayseg[$(EXTRAS)] into $(VENV); the first time this downloads about 600 MB'
+	echo 'make: installing rayseg[$(EXTRAS)] into $(VENV); the first time this downloads about 700 MB'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
 	if ! $(BIN)/python -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null; then
 	  # Paddle wants GNU's OpenMP run-time library and ships Intel's, which speaks GNU's interface as well.

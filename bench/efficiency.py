@@ -4,11 +4,11 @@ The stages run image by image in one process with one thread and their CPU-secon
 the same images. efficiency = CPU-seconds / cores / wall time of the job from its first to its last commit's stage,
 start-up of Ray and loading of models taken off by running the job twice: on the first `--warm` images and on all, in
 one Ray session; the difference is the time of the rest. On a busy machine that difference is noise: the same from the first
-to the last tenth of the commits of one job is given, too. A scripted model that sleeps (--delay-ms) counts as if it kept a core
-busy for as long as it sleeps.
+to the last tenth of the commits of one job is given, too. A scripted model (--busy-ms) keeps a core
+busy for so long an image; one that sleeps would leave its core to the decoders.
 
     python bench/efficiency.py --model demo/model --source demo/images --images 256 --cores 2
-    python bench/efficiency.py --delay-ms 10 100
+    python bench/efficiency.py --busy-ms 10 100
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rayseg.config.segment import SegmentSettings
 
 
 def stage_seconds(model: str, paths: list[Path]) -> dict[str, float]:
-    """CPU-seconds of each stage over some images, in this process; of a scripted model's predict, seconds."""
+    """CPU-seconds of each stage over some images, in this process."""
     from rayseg.images import decode
     from rayseg.pipeline.plan import parquet_bytes
     from rayseg.predict.families import finish
@@ -45,13 +45,12 @@ def stage_seconds(model: str, paths: list[Path]) -> dict[str, float]:
     for path in paths:
         start = time.process_time()
         prepared = prepare(spec, decode(path.read_bytes()))
-        decoded, begun = time.process_time(), time.perf_counter()
+        decoded = time.process_time()
         (raw,) = predictor.run([prepared], batch_size=1)
-        predicted = decoded + (time.perf_counter() - begun) if spec.scripted else time.process_time()
-        after = time.process_time()
+        predicted = time.process_time()
         parquet_bytes(objects_table(Unit(str(path)), finish(spec, raw), spec.labels))
         encoded = time.process_time()
-        for name, value in zip(seconds, (decoded - start, predicted - decoded, encoded - after), strict=True):
+        for name, value in zip(seconds, (decoded - start, predicted - decoded, encoded - predicted), strict=True):
             seconds[name] += value
     return seconds
 
@@ -114,7 +113,7 @@ def measured(model: str, folder: Path, args: argparse.Namespace, cpu: TreeCpu) -
             "ideal": round(1000 * ideal, 3),
             "wall": round(1000 * statistics.median(run["wall_per_image_s"] for run in runs), 3),
             "cpu_beside_the_stages": round(
-                1000 * (statistics.median(r["cpu_per_image_s"] for r in runs) - _cpu(per_image, model)), 3
+                1000 * (statistics.median(r["cpu_per_image_s"] for r in runs) - sum(per_image.values())), 3
             ),
             "predictors_waiting_share": round(statistics.median(run["predictors_waiting_share"] for run in runs), 3),
         },
@@ -122,16 +121,11 @@ def measured(model: str, folder: Path, args: argparse.Namespace, cpu: TreeCpu) -
     }
 
 
-def _cpu(per_image: dict[str, float], model: str) -> float:
-    """CPU seconds of the stages of one image: a scripted model sleeps."""
-    return sum(took for stage, took in per_image.items() if stage != "predict" or not model.startswith("fake:"))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="demo/model")
     parser.add_argument(
-        "--delay-ms", type=float, nargs="+", help="in place of a model, scripted ones that sleep so long an image"
+        "--busy-ms", type=float, nargs="+", help="in place of a model, scripted ones that keep a core busy so long an image"
     )
     parser.add_argument("--source", default="demo/images")
     parser.add_argument("--images", type=int, default=256)
@@ -143,7 +137,7 @@ def main() -> None:
     args = parser.parse_args()
     from rayseg.pipeline.runtime import connected
 
-    models = [f"fake:instance?pattern=box&delay_ms={delay:g}" for delay in args.delay_ms or ()] or [args.model]
+    models = [f"fake:instance?pattern=box&busy_ms={busy:g}" for busy in args.busy_ms or ()] or [args.model]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for part, n in (("warm", args.warm), ("all", args.images)):

@@ -25,6 +25,14 @@ settings.register_profile("search", deadline=None, max_examples=2000, suppress_h
 settings.load_profile("rayseg")
 
 
+def shared_folder(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:
+    """A temporary folder that all test processes of a session have in common."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what is marked `gpu` where there is none, and `zoo` unless it is asked for."""
     if item.get_closest_marker("zoo") and os.environ.get("RAYSEG_ZOO") != "all":

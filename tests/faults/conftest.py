@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import fcntl
-import os
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import shared_folder
 from tests.faults import drivers
 from tests.pipeline.jobs import archive
 
 
 @pytest.fixture(scope="session")
 def _common(tmp_path_factory) -> Path:
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "faults"
-    folder.mkdir(exist_ok=True)
-    return folder
+    return shared_folder(tmp_path_factory, "faults")
 
 
 @pytest.fixture(scope="session")

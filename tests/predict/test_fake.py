@@ -155,3 +155,10 @@ def test_a_whole_prediction_needs_no_paddle():
         KILLER.format(fault="raise_on").replace("9,9,9", "1,1,1") + "\n    import sys; print('paddle' in sys.modules)"
     )
     assert ended.stdout == "ready\nFalse\n"
+
+
+def test_a_busy_fake_takes_its_share_of_a_core():
+    predictor = Predictor(fake_spec(busy_ms=20))
+    before = time.thread_time()
+    predictor.predict([two_blobs(), two_blobs()])
+    assert time.thread_time() - before >= 0.04

@@ -132,8 +132,9 @@ def test_an_image_travels_as_small_bytes():
 def test_read_only_pixels_are_enough():
     spec = spec_with(read_instance_steps(PPYOLOE, "yml"))
     image = noise(64, 96)
+    wanted = to_input(spec, prepare(spec, image))
     image.flags.writeable = False
-    to_input(spec, prepare(spec, image))
+    np.testing.assert_array_equal(to_input(spec, prepare(spec, image)), wanted)
 
 
 def test_sizes_are_rounded_half_to_even():

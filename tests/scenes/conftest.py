@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import fcntl
-import os
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import shared_folder
 
 collect_ignore_glob = [] if all(find_spec(name) for name in ("rasterio", "shapely", "pyproj")) else ["test_*.py"]
 
 
 @pytest.fixture(scope="session")
 def _common(tmp_path_factory) -> Path:
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "scenes"
-    folder.mkdir(exist_ok=True)
-    return folder
+    return shared_folder(tmp_path_factory, "scenes")
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 
 from rayseg.draw import PALETTE
+from rayseg.geometry import Size
 from rayseg.pipeline.report.facts import Facts
 from rayseg.pipeline.report.gallery import Picture, background
 from rayseg.pipeline.report.markup import count, file_name, plural, section, text
@@ -61,16 +62,22 @@ def _figure(facts: Facts, picture: Picture) -> str:
         found += f" · mean score {pick.mean_score:.2f}"
     caption = f'<b title="{text(pick.uri)}">{name}</b><span>{pick.width} × {pick.height} px</span><span>{found}</span>'
     caption += _chips(facts, picture)
-    return f"<figure>{_frame(picture, name)}<figcaption>{caption}</figcaption></figure>"
+    shown = frame(picture.jpeg, picture.size, picture.trouble, what="Overlay", name=name)
+    return f"<figure>{shown}<figcaption>{caption}</figcaption></figure>"
 
 
-def _frame(picture: Picture, name: str) -> str:
-    """The overlay, enlarged by a check box instead of a script; or why there is none."""
-    if picture.jpeg is None or picture.size is None:
-        return f'<div class="frame missing"><p>Cannot be shown: {text(picture.trouble)}</p></div>'
-    data = base64.b64encode(picture.jpeg).decode("ascii")
-    sides = f'width="{picture.size.width}" height="{picture.size.height}"'
-    image = f'<img src="data:image/jpeg;base64,{data}" {sides} alt="Overlay of {name}">'
+def frame(jpeg: bytes | None, size: Size | None, trouble: str | None, *, what: str, name: str) -> str:
+    """A picture, enlarged by a check box instead of a script; or why there is none.
+
+    Args:
+        what: it shows, the first word of its description.
+        name: of the image, as markup.
+    """
+    if jpeg is None or size is None:
+        return f'<div class="frame missing"><p>Cannot be shown: {text(trouble)}</p></div>'
+    data = base64.b64encode(jpeg).decode("ascii")
+    sides = f'width="{size.width}" height="{size.height}"'
+    image = f'<img src="data:image/jpeg;base64,{data}" {sides} alt="{what} of {name}">'
     return f'<label><input type="checkbox" aria-label="Enlarge {name}"><span class="frame">{image}</span></label>'
 
 

@@ -5,7 +5,6 @@ Drawing is `pipeline/scenes/overview.py`'s, which needs the extra `geo`; without
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from rayseg.geometry import Size
 from rayseg.pipeline.report.facts import Facts
 from rayseg.pipeline.report.gallery import background, jpeg_within
 from rayseg.pipeline.report.markup import count, file_name, plural, section, share, text
-from rayseg.pipeline.report.pictures import label, swatch
+from rayseg.pipeline.report.pictures import frame, label, swatch
 from rayseg.pipeline.report.scene_tally import SceneRow, SceneTally
 from rayseg.pipeline.storage import Store
 from rayseg.tables import INCOMPLETE
@@ -129,7 +128,8 @@ def _figure(facts: Facts, picture: ScenePicture) -> str:
         lines.append(f"A sample of {count(found.drawn)} objects is drawn: the largest, and others spread evenly.")
     lines += [text(said) for said in (found.trouble if found else ())]
     caption = f'<b title="{text(row.uri)}">{name}</b>' + "".join(f"<span>{line}</span>" for line in lines)
-    return f"<figure>{_frame(picture, name)}<figcaption>{caption}{_chips(facts, found)}</figcaption></figure>"
+    shown = frame(picture.jpeg, picture.size, picture.trouble, what="Overview", name=name)
+    return f"<figure>{shown}<figcaption>{caption}{_chips(facts, found)}</figcaption></figure>"
 
 
 def _words(facts: Facts, row: SceneRow) -> str:
@@ -156,13 +156,3 @@ def _chips(facts: Facts, found: Overview | None) -> str:
     ]
     more = [f"<li>+{len(order) - _MOST_CHIPS}</li>"] if len(order) > _MOST_CHIPS else []
     return f'<ul class="chips">{"".join(chips + more)}</ul>'
-
-
-def _frame(picture: ScenePicture, name: str) -> str:
-    """The picture, enlarged by a check box instead of a script; or why there is none."""
-    if picture.jpeg is None or picture.size is None:
-        return f'<div class="frame missing"><p>Cannot be shown: {text(picture.trouble)}</p></div>'
-    data = base64.b64encode(picture.jpeg).decode("ascii")
-    sides = f'width="{picture.size.width}" height="{picture.size.height}"'
-    image = f'<img src="data:image/jpeg;base64,{data}" {sides} alt="Overview of {name}">'
-    return f'<label><input type="checkbox" aria-label="Enlarge {name}"><span class="frame">{image}</span></label>'

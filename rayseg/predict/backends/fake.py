@@ -44,7 +44,9 @@ class FakeScript:
     """Images are resized to it; None leaves them."""
     draw_threshold: float = 0.5
     delay_ms: float = 0.0
-    """Time each image takes at least."""
+    """Time each image takes at least, asleep."""
+    busy_ms: float = 0.0
+    """CPU time each image takes, computing nothing."""
     raise_on: Rgb | None = None
     kill_on: Rgb | None = None
     hang_on: Rgb | None = None
@@ -102,6 +104,9 @@ class FakeBackend:
         for image in images:
             self._misbehave(tuple(image[0, 0].tolist()))
             time.sleep(self._script.delay_ms / 1000)
+            end = time.thread_time() + self._script.busy_ms / 1000
+            while time.thread_time() < end:
+                pass
         if self._task == "semantic":
             brightness, count = np.stack([_brightness(image) for image in images]), len(self._script.labels)
             if self._script.output == "probabilities":
@@ -247,6 +252,7 @@ _READERS: dict[str, Any] = {
     "size": _size,
     "draw_threshold": float,
     "delay_ms": float,
+    "busy_ms": float,
     "raise_on": _rgb,
     "kill_on": _rgb,
     "hang_on": _rgb,
