@@ -56,7 +56,8 @@ def ray_local(_ray_ends: None) -> None:
     import ray
 
     if not ray.is_initialized():
-        ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+        keep_workers = {"idle_worker_killing_time_threshold_ms": 60_000}  # starting one costs a second
+        ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, _system_config=keep_workers)
 
 
 @pytest.fixture(scope="module")

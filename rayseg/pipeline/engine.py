@@ -2,7 +2,8 @@
 
     stored in job.json         taken, so that a job that is resumed goes on with the engine it began with
     results without a choice   what `auto` takes without a trial, for the same reason
-    fewer than LEAST_UNITS     the same: a small job ends before a trial does
+    fewer than LEAST_UNITS     what larger jobs chose for this model, where the driver's machine remembers a choice; else the same
+                               as above: a small job ends before a trial does
     else                       a task for each kind of machine, with what a predictor reserves: fetches and prepares a few images
                                with the stages of the job, takes the remembered choice of this machine, or tries all engines
 
@@ -17,6 +18,7 @@ import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
@@ -36,7 +38,7 @@ from rayseg.pipeline.sample import Drawn, draw, prepared
 from rayseg.pipeline.stages import Context
 from rayseg.pipeline.storage import Store
 from rayseg.predict.backends import trial
-from rayseg.predict.backends.choices import choice_file, remember, remembered, versions
+from rayseg.predict.backends.choices import choice_file, choices_folder, remember, remembered, versions
 from rayseg.predict.backends.choose import ENGINES, candidates, open_backend
 from rayseg.predict.backends.measure import Opener
 from rayseg.predict.backends.trial import Candidates, Choice, try_engines
@@ -92,9 +94,10 @@ def settled(context: C, plan: Plan, budget: Budget, stages: Any, progress: Progr
     stored = stored_choices(identity.require(store))
     if not stored:
         full = settings.precision == PRECISIONS[0]
-        if full and (settings.backend != "auto" or plan.units < tries.least_units or any(ledger.names(store).values())):
+        if full and (settings.backend != "auto" or any(ledger.names(store).values())):
             return context
-        stored = _try_all(context, plan, budget, stages, progress, tries)
+        small = full and plan.units < tries.least_units
+        stored = _remembered(context, budget, tries) if small else _try_all(context, plan, budget, stages, progress, tries)
         if stored:
             identity.save(store, {**identity.require(store), "engine": stored})
     return replace(context, engines=_chosen(stored))
@@ -151,8 +154,67 @@ def _try_all(context: Context, plan: Plan, budget: Budget, stages: Any, progress
             continue
         _refuse_precision(context, kind, choice)
         progress.say(_said(kind, choice))
-        found[kind.key] = {"machine": kind.name, "versions": their_versions, "choice": json.loads(json.dumps(choice.to_json()))}
+        found[kind.key] = _entry(kind, choice, their_versions)
     return found
+
+
+def _entry(kind: MachineKind, choice: Choice, their_versions: Mapping[str, str]) -> dict[str, Any]:
+    """As job.json has it."""
+    return {"machine": kind.name, "versions": dict(their_versions), "choice": json.loads(json.dumps(choice.to_json()))}
+
+
+def _remembered(context: Context, budget: Budget, tries: Tries) -> dict[str, Any]:
+    """What machines of each kind remember of the model; nothing is asked where this one remembers nothing."""
+    if not any(choices_folder(context.spec, folder=tries.cache).glob("choice-*.json")):
+        return {}
+    asked = [
+        _on(node, budget, _remembered_here).remote(context.spec, context.settings, budget.device, budget.threads, tries)
+        for node in _one_of_each_kind(budget)
+    ]
+    found: dict[str, Any] = {}
+    for ref in asked:
+        try:
+            kind, choice, their_versions = ray.get(ref)
+        except ray.exceptions.RayError as error:
+            log.warning("a node does not say what it remembers: %s", error)
+            continue
+        if choice is not None and choice.engine is not None:
+            found[kind.key] = _entry(kind, choice, their_versions)
+    return found
+
+
+def _remembered_here(
+    spec: ModelSpec, settings: SegmentSettings, device: str, threads: int, tries: Tries
+) -> tuple[MachineKind, Choice | None, dict[str, str]]:
+    kind, path = _kind_and_file(spec, settings, device, threads, tries)
+    return kind, remembered(path), versions()
+
+
+def _kind_and_file(
+    spec: ModelSpec, settings: SegmentSettings, device: str, threads: int, tries: Tries
+) -> tuple[MachineKind, Path]:
+    """This machine, and where it remembers a choice."""
+    kind = machine_kind(str(Device(device)))
+    return kind, choice_file(
+        spec,
+        kind,
+        device=device,
+        threads=threads,
+        precision=settings.precision,
+        threshold=settings.threshold,
+        most=_most(settings),
+        engines=_named(settings),
+        folder=tries.cache,
+    )
+
+
+def _most(settings: SegmentSettings) -> int:
+    """Images that may run together."""
+    return settings.batch_size or max(trial.BATCHES)
+
+
+def _named(settings: SegmentSettings) -> tuple[str, ...] | None:
+    return None if settings.backend == "auto" else (settings.backend,)
 
 
 def _try_here(
@@ -160,20 +222,7 @@ def _try_here(
 ) -> tuple[MachineKind, Choice, dict[str, str]]:
     """The choice of this machine, remembered or made."""
     settings, spec = context.settings, context.spec
-    where = str(Device(device))
-    kind, most = machine_kind(where), settings.batch_size or max(trial.BATCHES)
-    named = None if settings.backend == "auto" else (settings.backend,)
-    path = choice_file(
-        spec,
-        kind,
-        device=device,
-        threads=threads,
-        precision=settings.precision,
-        threshold=settings.threshold,
-        most=most,
-        engines=named,
-        folder=tries.cache,
-    )
+    kind, path = _kind_and_file(spec, settings, device, threads, tries)
     left = None if settings.precision != PRECISIONS[0] else left
     choice = remembered(path)
     if choice is None or not choice.serves(left):
@@ -184,12 +233,12 @@ def _try_here(
         choice = try_engines(
             spec,
             images,
-            device=where,
+            device=str(Device(device)),
             threads=threads,
             precision=settings.precision,
-            engines=named,
+            engines=_named(settings),
             threshold=settings.threshold,
-            batches=[size for size in trial.BATCHES if size <= most],
+            batches=[size for size in trial.BATCHES if size <= _most(settings)],
             images_left=left,
             budget_s=tries.budget_s,
             known=tries.known,

@@ -46,17 +46,26 @@ def open_chosen(
     Raises:
         BackendError: no engine runs the model as asked.
     """
+    least = spec.draw_threshold if settings.threshold is None else settings.threshold
     found = engines.get(machine_kind(str(device)).key) if engines and settings.backend == "auto" else None
     if found is not None:
         try:
             # It was checked on images of the job; with other packages than those it is checked again, on a made-up one.
             trusted = found.versions == versions()
             engine = open_backend(
-                spec, found.engine, device=str(device), threads=threads, precision=found.precision, check=not trusted
+                spec,
+                found.engine,
+                device=str(device),
+                threads=threads,
+                precision=found.precision,
+                check=not trusted,
+                least_score=least,
             )
             return Predictor(spec, engine, str(device), threads)
         except BackendError as error:
             if found.precision != PRECISIONS[0]:
                 raise
             log.warning("%s: engine %s was chosen for this machine and does not open: %s", spec.name, found.engine, error)
-    return open_predictor(spec, device, backend=settings.backend, threads=threads, precision=settings.precision)
+    return open_predictor(
+        spec, device, backend=settings.backend, threads=threads, precision=settings.precision, least_score=least
+    )

@@ -12,6 +12,10 @@ import ray
 from rayseg.config.device import VISIBLE, DeviceChoice
 from rayseg.errors import ConfigError
 
+# Ray ends workers beyond the number of CPUs after a second without a task; ours come back with the next chunk and cost a second
+# of CPU, and another for their decoder.
+_IDLE_MS = 60_000
+
 
 @contextmanager
 def connected(
@@ -37,7 +41,14 @@ def connected(
             _join(address, num_cpus, verbose=verbose)
         else:
             stack.enter_context(_only(device))
-            ray.init("local", num_cpus=num_cpus, include_dashboard=False, log_to_driver=verbose, logging_level=level)
+            ray.init(
+                "local",
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                log_to_driver=verbose,
+                logging_level=level,
+                _system_config={"idle_worker_killing_time_threshold_ms": _IDLE_MS},
+            )
         # What stops a pipeline reaches the user as our own error; Ray Data would print its traceback as well.
         logging.getLogger("ray.data").setLevel(logging.INFO if verbose else logging.CRITICAL)
         try:

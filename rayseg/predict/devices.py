@@ -79,7 +79,13 @@ def present() -> tuple[Device, ...]:
 
 
 def open_predictor(
-    spec: ModelSpec, device: Device, *, backend: str = "auto", threads: int = 2, precision: str = PRECISIONS[0]
+    spec: ModelSpec,
+    device: Device,
+    *,
+    backend: str = "auto",
+    threads: int = 2,
+    precision: str = PRECISIONS[0],
+    least_score: float = 0.0,
 ) -> Predictor:
     """A loaded and probed model on one device.
 
@@ -87,12 +93,13 @@ def open_predictor(
         backend: as `Predictor` takes it.
         threads: of a CPU engine.
         precision: of the arithmetic, one of `rayseg.config.backends.PRECISIONS`.
+        least_score: as `Predictor` takes it.
 
     Raises:
         BackendError: the device cannot run the model with that backend, or not in that precision.
     """
     if device.kind in ("cpu", "gpu") or spec.scripted:
-        return Predictor(spec, backend, str(device), threads, precision)
+        return Predictor(spec, backend, str(device), threads, precision, least_score)
     if backend not in ("auto", "eager"):
         raise BackendError(f"device {device} runs the eager engine only, not {backend}; leave engine out")
     if precision != PRECISIONS[0]:

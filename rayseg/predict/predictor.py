@@ -35,6 +35,8 @@ class Predictor:
         device: cpu or gpu:N.
         threads: of a CPU engine.
         precision: of an engine that is loaded here: fp32, bf16 or fp16.
+        least_score: of an engine that is loaded here: only objects that exceed it are asked for. `run` with a lower `min_score`
+            may lack objects.
 
     Raises:
         BackendError: no engine on this machine runs the model with right numbers.
@@ -48,10 +50,11 @@ class Predictor:
         device: str = "cpu",
         threads: int = 2,
         precision: str = PRECISIONS[0],
+        least_score: float = 0.0,
     ) -> None:
         self.spec = spec
         if isinstance(backend, str):
-            backend = open_backend(spec, backend, device=device, threads=threads, precision=precision)
+            backend = open_backend(spec, backend, device=device, threads=threads, precision=precision, least_score=least_score)
         self._backend = backend
         self._sizes = batches.BatchSizes(used_share=partial(used_share, device))
         self.probe()

@@ -39,7 +39,7 @@ class Engine(FakeBackend):
         return super().run(inputs)
 
 
-def opened(spec, name, *, device, threads, precision, check):
+def opened(spec, name, *, device, threads, precision, check, least_score):
     return Engine(spec, name)
 
 
@@ -112,6 +112,14 @@ def test_small_jobs_do_not_try(job):
     folder, settle = job
     assert settle(replace(NEVER, least_units=7)).engines == {}
     assert "engine" not in identity.require(Store(str(folder / "out")))
+
+
+def test_small_jobs_take_what_a_larger_one_chose(job):
+    folder, settle = job
+    first = settle(TRIES)
+    assert settle(replace(NEVER, least_units=7), "small").engines == first.engines
+    assert identity.require(Store(str(folder / "small")))["engine"]
+    assert settle(replace(NEVER, least_units=7), "other-threshold", threshold=0.7).engines == {}
 
 
 def test_a_job_with_results_and_no_choice_goes_on_as_it_began(job):

@@ -189,7 +189,7 @@ def test_a_good_fast_engine_is_used_in_silence(caplog):
 def test_an_engine_asked_for_by_name_is_not_replaced(monkeypatch, model_dirs):
     spec = load_model_dir(model_dirs["semantic", "lean"])
     wrong = Scripted([np.full((1, 96, 128), 4, np.uint8)])
-    monkeypatch.setattr(choose, "onednn_cpu", lambda spec, threads, precision: wrong)
+    monkeypatch.setattr(choose, "onednn_cpu", lambda spec, **_: wrong)
     with pytest.raises(BackendError, match=r"paddle-onednn gives wrong results for my-semantic: .*Use backend auto or paddle"):
         open_backend(spec, "paddle-onednn", device="cpu", threads=1)
 

@@ -233,7 +233,7 @@ def in_engine(r_cnn, tmp_path_factory):
     """(engine, kind, flavour, certainty) -> a tiny network in pieces, loaded into an engine on one thread; converted once."""
     written: dict[tuple, Converted] = {}
 
-    def load(engine: str, *which):
+    def load(engine: str, *which, least_score: float = 0.0):
         from rayseg.predict.backends.onnxruntime import OnnxRuntime
         from rayseg.predict.backends.openvino import OpenVino
 
@@ -245,7 +245,7 @@ def in_engine(r_cnn, tmp_path_factory):
         if which not in written:
             program, params, _ = model_files(r_cnn(*which))
             written[which] = write_pieces(program, params, tmp_path_factory.mktemp("pieces"))
-        return load_model_dir(r_cnn(*which)), Piecewise(engine, written[which], open_onnx, threads=1)
+        return load_model_dir(r_cnn(*which)), Piecewise(engine, written[which], open_onnx, threads=1, least_score=least_score)
 
     return load
 
@@ -260,6 +260,20 @@ def test_an_r_cnn_in_pieces_of_another_engine_finds_the_same_objects(in_engine, 
     assert len(wanted[0]) > 5
     np.testing.assert_array_equal(found[1], wanted[1])
     np.testing.assert_allclose(found[0], wanted[0], rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("flavour", ["lean", "paddlex"])
+def test_pieces_run_the_mask_head_for_objects_above_the_least_score_only(in_engine, engine, flavour):
+    spec, pieces = in_engine(engine, "fpn", flavour)
+    inputs = feed(spec, [picture(spec)])
+    whole = pieces.run(inputs)
+    least = float(np.median(whole[0][:, 1]))
+    spared = in_engine(engine, "fpn", flavour, least_score=least)[1].run(inputs)
+    above = whole[0][:, 1] > least
+    kept = spared[0][:, 1] > least  # one that equals it may be there still
+    assert 2 < above.sum() == kept.sum() and len(spared[0]) <= above.sum() + 1 < len(whole[0])
+    np.testing.assert_array_equal(spared[0][kept], whole[0][above])
+    np.testing.assert_allclose(spared[2][kept], whole[2][above], rtol=1e-5, atol=1e-6)
 
 
 def test_where_nothing_is_found_pieces_find_nothing(in_engine, engine):

@@ -55,7 +55,7 @@ class Engine(FakeBackend):
         return outputs
 
 
-def opened(spec, name, *, device, threads, precision, check):
+def opened(spec, name, *, device, threads, precision, check, least_score):
     assert device == "cpu" and not check
     if name == "missing":
         raise BackendError("backend missing needs a package")

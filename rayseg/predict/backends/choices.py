@@ -55,12 +55,12 @@ def choice_file(
     key = json.dumps(
         [machine.key, on, threads if on == "cpu" else 0, precision, threshold, most, engines, versions()], sort_keys=True
     )
-    return (
-        (Path(folder) if folder else cache_dir())
-        / "engines"
-        / spec.fingerprint
-        / f"choice-{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
-    )
+    return choices_folder(spec, folder=folder) / f"choice-{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+
+
+def choices_folder(spec: ModelSpec, *, folder: str | None = None) -> Path:
+    """Where the choices for a model are; `folder` in place of cache_dir()."""
+    return (Path(folder) if folder else cache_dir()) / "engines" / spec.fingerprint
 
 
 def versions() -> dict[str, str]:

@@ -20,6 +20,7 @@ from rayseg.predict.backends.paddle_eager import eager
 from rayseg.predict.backends.paddle_inference import gpu, has_tensorrt, last_line, onednn_cpu, plain_cpu, tensorrt_gpu
 from rayseg.predict.backends.protocol import Backend
 from rayseg.predict.backends.second_look import distrust
+from rayseg.predict.convert.least_score import drops_early
 from rayseg.predict.spec import ModelSpec
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,16 @@ def candidates(spec: ModelSpec, *, device: str, precision: str = FP32) -> tuple[
     )
 
 
-def open_backend(spec: ModelSpec, name: str, *, device: str, threads: int, precision: str = FP32, check: bool = True) -> Backend:
+def open_backend(
+    spec: ModelSpec,
+    name: str,
+    *,
+    device: str,
+    threads: int,
+    precision: str = FP32,
+    check: bool = True,
+    least_score: float = 0.0,
+) -> Backend:
     """Load a model into an engine.
 
     Args:
@@ -85,6 +95,8 @@ def open_backend(spec: ModelSpec, name: str, *, device: str, threads: int, preci
         precision: one of PRECISIONS. Engines that lack it are refused by name; `auto` takes the first that has it.
         check: compare a CPU engine in fp32 with the plain one on a made-up image; False for an engine that has been
             compared on better images.
+        least_score: what asks for objects wants those that exceed it; an engine that can be spared the others is, after the
+            comparison. The plain engine runs the program as it is.
 
     Raises:
         BackendError: the engine asked for cannot run the model, lacks a package, or name, device and precision contradict
@@ -99,14 +111,15 @@ def open_backend(spec: ModelSpec, name: str, *, device: str, threads: int, preci
         return _fake(spec, precision)
     kind = _kind(device)
     if name == "auto":
-        return _auto(spec, device, threads, precision)
+        return _auto(spec, device, threads, precision, least_score)
     _check_combination(name, kind, device, precision)
+    if not (check and kind == _CPU and precision == FP32 and name not in ("paddle", "eager")):
+        return _open(spec, name, device, threads, precision, least_score)
     backend = _open(spec, name, device, threads, precision)
-    if check and kind == _CPU and precision == FP32 and name not in ("paddle", "eager"):
-        _, reason = _try(spec, lambda: backend, plain_cpu(spec, threads=threads))
-        if reason:
-            raise BackendError(f"backend {name} gives wrong results for {spec.name}: {reason}. Use backend auto or paddle.")
-    return backend
+    _, reason = _try(spec, lambda: backend, plain_cpu(spec, threads=threads))
+    if reason:
+        raise BackendError(f"backend {name} gives wrong results for {spec.name}: {reason}. Use backend auto or paddle.")
+    return _spared(spec, backend, lambda: _open(spec, name, device, threads, precision, least_score), least_score)
 
 
 def fastest_trusted(spec: ModelSpec, fast: Callable[[], Backend], sure: Callable[[], Backend]) -> Backend:
@@ -123,18 +136,26 @@ def fastest_trusted(spec: ModelSpec, fast: Callable[[], Backend], sure: Callable
     return trusted
 
 
-def _auto(spec: ModelSpec, device: str, threads: int, precision: str) -> Backend:
+def _spared(spec: ModelSpec, backend: Backend, again: Callable[[], Backend], least_score: float) -> Backend:
+    """An engine that was compared with all its objects, opened again without those nobody wants."""
+    return again() if least_score > 0 and drops_early(spec) else backend
+
+
+def _auto(spec: ModelSpec, device: str, threads: int, precision: str, least_score: float) -> Backend:
     if precision != FP32:
         able = candidates(spec, device=device, precision=precision)
         if not able:
             raise BackendError(_no_such_precision(_kind(device), device, precision))
-        return _open(spec, able[0], device, threads, precision)
+        return _open(spec, able[0], device, threads, precision, least_score)
     if device != _CPU:
         return _open(spec, "paddle", device, threads, precision)
-    return fastest_trusted(spec, lambda: onednn_cpu(spec, threads=threads), lambda: plain_cpu(spec, threads=threads))
+    backend = fastest_trusted(spec, lambda: onednn_cpu(spec, threads=threads), lambda: plain_cpu(spec, threads=threads))
+    if backend.name == "paddle":
+        return backend
+    return _spared(spec, backend, lambda: onednn_cpu(spec, threads=threads, least_score=least_score), least_score)
 
 
-def _open(spec: ModelSpec, name: str, device: str, threads: int, precision: str) -> Backend:
+def _open(spec: ModelSpec, name: str, device: str, threads: int, precision: str, least_score: float = 0.0) -> Backend:
     """The engine itself, unchecked."""
     if name == "eager":
         return eager(spec, device=device)
@@ -142,16 +163,16 @@ def _open(spec: ModelSpec, name: str, device: str, threads: int, precision: str)
         if name == "paddle":
             return plain_cpu(spec, threads=threads)
         if name == "paddle-onednn":
-            return onednn_cpu(spec, threads=threads, precision=precision)
+            return onednn_cpu(spec, threads=threads, precision=precision, least_score=least_score)
         if name == "openvino":
-            return openvino_cpu(spec, threads=threads, precision=precision)
-        return onnxruntime_cpu(spec, threads=threads)
+            return openvino_cpu(spec, threads=threads, precision=precision, least_score=least_score)
+        return onnxruntime_cpu(spec, threads=threads, least_score=least_score)
     index = int(device[4:])
     if name == "paddle":
         return gpu(spec, index=index)
     if name == "paddle-tensorrt":
         return tensorrt_gpu(spec, index=index, precision=precision)
-    return onnxruntime_gpu(spec, index=index)
+    return onnxruntime_gpu(spec, index=index, least_score=least_score)
 
 
 def _fake(spec: ModelSpec, precision: str) -> Backend:

@@ -22,7 +22,7 @@ from rayseg.predict.spec import ModelSpec
 from rayseg.results import Instances, Result
 
 Opener = Callable[..., Backend]
-"""(spec, name, *, device, threads, precision, check) -> a loaded engine, as `choose.open_backend`."""
+"""(spec, name, *, device, threads, precision, check, least_score) -> a loaded engine, as `choose.open_backend`."""
 
 MOVED_BY = 1e-6
 """By so much of itself each number of an input is moved, up or down."""
@@ -118,6 +118,7 @@ def measure(request: Request) -> Measured:
         threads=request.threads,
         precision=request.precision,
         check=False,
+        least_score=0.0 if request.plain else request.threshold,
     )
     start_s = time.perf_counter() - begun
     raws, moved, firsts = _run_once(request, backend)

@@ -15,6 +15,7 @@ from rayseg.errors import BackendError
 from rayseg.predict.backends.piecewise import open_pieces
 from rayseg.predict.backends.protocol import Backend
 from rayseg.predict.convert.converted import converted
+from rayseg.predict.convert.least_score import onnx_program
 from rayseg.predict.spec import ModelSpec
 
 ONE_IMAGE_FAMILIES = ("ppyoloe_seg", "rcnn", "solov2")
@@ -26,11 +27,12 @@ class OnnxRuntime:
 
     Args:
         name: what the user calls the engine.
+        program: its path, or what is in it.
         providers: of ONNX Runtime, the first that is there is used; all of them must be.
         threads: of a CPU.
     """
 
-    def __init__(self, name: str, path: Path, *, providers: Sequence[Any], threads: int, batches: bool) -> None:
+    def __init__(self, name: str, program: Path | bytes, *, providers: Sequence[Any], threads: int, batches: bool) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -41,9 +43,10 @@ class OnnxRuntime:
         self.name = name
         self.batches = batches
         try:
-            self._session = onnxruntime.InferenceSession(str(path), sess_options=options, providers=list(providers))
+            given = program if isinstance(program, bytes) else str(program)
+            self._session = onnxruntime.InferenceSession(given, sess_options=options, providers=list(providers))
         except Exception as error:
-            raise BackendError(f"{name}: ONNX Runtime could not load {path}: {error}") from error
+            raise BackendError(f"{name}: ONNX Runtime could not load {_said(program)}: {error}") from error
         self._inputs = tuple(value.name for value in self._session.get_inputs())
         self._outputs = [value.name for value in self._session.get_outputs()]
 
@@ -56,21 +59,28 @@ class OnnxRuntime:
         return self._session.run(self._outputs, {name: np.ascontiguousarray(inputs[name]) for name in self._inputs})
 
 
-def onnxruntime_cpu(spec: ModelSpec, *, threads: int) -> Backend:
+def onnxruntime_cpu(spec: ModelSpec, *, threads: int, least_score: float = 0.0) -> Backend:
     """A model directory on CPU, in fp32.
+
+    Args:
+        least_score: objects must exceed it; others may be missing from the outputs.
 
     Raises:
         BackendError: the model cannot be converted or loaded.
     """
 
     def load(path: Path) -> OnnxRuntime:
-        return OnnxRuntime("onnxruntime", path, providers=["CPUExecutionProvider"], threads=threads, batches=False)
+        program = onnx_program(path, least_score)
+        return OnnxRuntime("onnxruntime", program, providers=["CPUExecutionProvider"], threads=threads, batches=False)
 
-    return open_pieces("onnxruntime", converted(spec), load, threads=threads)
+    return open_pieces("onnxruntime", converted(spec), load, threads=threads, least_score=least_score)
 
 
-def onnxruntime_gpu(spec: ModelSpec, *, index: int) -> OnnxRuntime:
+def onnxruntime_gpu(spec: ModelSpec, *, index: int, least_score: float = 0.0) -> OnnxRuntime:
     """A model directory on one GPU of this process.
+
+    Args:
+        least_score: as on a CPU.
 
     Raises:
         BackendError: the model cannot be converted or loaded, or ONNX Runtime has no CUDA here.
@@ -88,7 +98,13 @@ def onnxruntime_gpu(spec: ModelSpec, *, index: int) -> OnnxRuntime:
         raise BackendError(f"onnxruntime: {spec.name} converts in pieces only, which is for CPUs; use backend auto or paddle")
     providers = [(wanted, {"device_id": index}), "CPUExecutionProvider"]
     together = spec.family not in ONE_IMAGE_FAMILIES
-    backend = OnnxRuntime("onnxruntime", program.pieces[0].path, providers=providers, threads=1, batches=together)
+    (path,) = (piece.path for piece in program.pieces)
+    given = onnx_program(path, least_score)
+    backend = OnnxRuntime("onnxruntime", given, providers=providers, threads=1, batches=together)
     if wanted not in backend.providers:
         raise BackendError(f"onnxruntime: CUDA failed to start on gpu:{index}; it runs on {', '.join(backend.providers)} only")
     return backend
+
+
+def _said(program: Path | bytes) -> str:
+    return "a program whose least score was raised" if isinstance(program, bytes) else str(program)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from rayseg.errors import BackendError
+from rayseg.predict.convert.least_score import paddle_program
 from rayseg.predict.model_dir import model_files
 from rayseg.predict.spec import ModelSpec
 
@@ -58,21 +59,29 @@ def plain_cpu(spec: ModelSpec, *, threads: int) -> PaddleInference:
     return PaddleInference("paddle", config, batches=False)
 
 
-def onednn_cpu(spec: ModelSpec, *, threads: int, precision: str = "fp32") -> PaddleInference:
+def onednn_cpu(spec: ModelSpec, *, threads: int, precision: str = "fp32", least_score: float = 0.0) -> PaddleInference:
     """oneDNN without the pass that breaks resizing, and without two that drop steps of integer arithmetic.
+
+    Args:
+        least_score: objects must exceed it; others may be missing from the outputs.
 
     Raises:
         BackendError: Paddle cannot load the program, or this CPU lacks the precision, fp32 or bf16.
     """
-    config = _config(spec)
-    config.disable_gpu()
-    config.enable_mkldnn()
-    if precision == "bf16":
-        config.enable_mkldnn_bfloat16()
-    for broken in ("onednn_placement_pass", "operator_scale_onednn_fuse_pass", "elementwise_act_onednn_fuse_pass"):
-        config.delete_pass(broken)
-    config.set_cpu_math_library_num_threads(threads)
-    return PaddleInference("paddle-onednn", config, batches=False)
+    from paddle.inference import Config
+
+    program, params, _ = model_files(Path(spec.path))
+    with paddle_program(program, least_score) as changed:
+        config = Config(str(changed), str(params))
+        config.disable_glog_info()
+        config.disable_gpu()
+        config.enable_mkldnn()
+        if precision == "bf16":
+            config.enable_mkldnn_bfloat16()
+        for broken in ("onednn_placement_pass", "operator_scale_onednn_fuse_pass", "elementwise_act_onednn_fuse_pass"):
+            config.delete_pass(broken)
+        config.set_cpu_math_library_num_threads(threads)
+        return PaddleInference("paddle-onednn", config, batches=False)
 
 
 def gpu(spec: ModelSpec, *, index: int) -> PaddleInference:

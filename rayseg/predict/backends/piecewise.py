@@ -13,15 +13,18 @@ import numpy as np
 from rayseg.errors import BackendError
 from rayseg.predict.backends.paddle_inference import PaddleInference
 from rayseg.predict.backends.protocol import Backend
+from rayseg.predict.convert.least_score import paddle_program
 from rayseg.predict.convert.pieces import Converted
 from rayseg.predict.model_dir import PARAMS_FILE, PROGRAM_FILES
 
 
-def open_pieces(name: str, program: Converted, open_onnx: Callable[[Path], Backend], *, threads: int) -> Backend:
+def open_pieces(
+    name: str, program: Converted, open_onnx: Callable[[Path], Backend], *, threads: int, least_score: float = 0.0
+) -> Backend:
     """A program loaded into an engine; see Piecewise. Where it is one file, the engine alone."""
     if [piece.kind for piece in program.pieces] == ["onnx"]:
         return open_onnx(program.pieces[0].path)
-    return Piecewise(name, program, open_onnx, threads=threads)
+    return Piecewise(name, program, open_onnx, threads=threads, least_score=least_score)
 
 
 class Piecewise:
@@ -32,17 +35,21 @@ class Piecewise:
         program: in pieces.
         open_onnx: loads an ONNX file into that engine.
         threads: of the pieces that stay with Paddle, which run on the CPU.
+        least_score: objects must exceed it; others may be missing from the outputs.
     """
 
     batches = False
 
-    def __init__(self, name: str, program: Converted, open_onnx: Callable[[Path], Backend], *, threads: int) -> None:
+    def __init__(
+        self, name: str, program: Converted, open_onnx: Callable[[Path], Backend], *, threads: int, least_score: float = 0.0
+    ) -> None:
         self.name = name
         self._outputs = program.outputs
         self._pieces = program.pieces
         self._last_use = _last_uses(program)
         self._engines = [
-            open_onnx(piece.path) if piece.kind == "onnx" else _plain(piece.path, threads) for piece in program.pieces
+            open_onnx(piece.path) if piece.kind == "onnx" else _plain(piece.path, threads, least_score)
+            for piece in program.pieces
         ]
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
@@ -64,15 +71,16 @@ def _last_uses(program: Converted) -> dict[str, int]:
     return last | dict.fromkeys(program.outputs, len(program.pieces))
 
 
-def _plain(folder: Path, threads: int) -> PaddleInference:
+def _plain(folder: Path, threads: int, least_score: float) -> PaddleInference:
     """A folder with a program and perhaps parameters, as in `backends.paddle_inference.plain_cpu`."""
     from paddle.inference import Config
 
     params = folder / PARAMS_FILE
     # An empty name where there are no parameters: Paddle refuses a file of none.
-    config = Config(str(folder / PROGRAM_FILES[0]), str(params) if params.exists() else "")
-    config.disable_glog_info()
-    config.disable_gpu()
-    config.disable_mkldnn()
-    config.set_cpu_math_library_num_threads(threads)
-    return PaddleInference("paddle", config, batches=False)
+    with paddle_program(folder / PROGRAM_FILES[0], least_score) as program:
+        config = Config(str(program), str(params) if params.exists() else "")
+        config.disable_glog_info()
+        config.disable_gpu()
+        config.disable_mkldnn()
+        config.set_cpu_math_library_num_threads(threads)
+        return PaddleInference("paddle", config, batches=False)
