@@ -22,16 +22,20 @@ def execute(spec: ModelSpec, backend: Backend, batch: Sequence[Prepared], *, min
     return split_outputs(spec, backend.run(feed(spec, batch)), batch, min_score=min_score)
 
 
-def feed(spec: ModelSpec, batch: Sequence[Prepared]) -> dict[str, np.ndarray]:
+def feed(spec: ModelSpec, batch: Sequence[Prepared], *, made: Sequence[np.ndarray] | None = None) -> dict[str, np.ndarray]:
     """The program's inputs for a batch, by name; whichever of them is not im_shape or scale_factor is the image.
 
     Args:
         batch: of one network size.
+        made: float32 (3, H, W) of each image, as `to_input` gives it, where that is done.
     """
     makers = {"im_shape": lambda image: image.im_shape, "scale_factor": lambda image: image.scale_factor}
     found = {name: np.stack([makers[name](image) for image in batch]) for name in spec.inputs if name in makers}
     for name in set(spec.inputs) - set(makers):
         found[name] = np.empty((len(batch), 3, *batch[0].network.hw), dtype=np.float32)
-        for image, place in zip(batch, found[name], strict=True):
-            to_input(spec, image, out=place)
+        for n, (image, place) in enumerate(zip(batch, found[name], strict=True)):
+            if made is None:
+                to_input(spec, image, out=place)
+            else:
+                place[...] = made[n]
     return found

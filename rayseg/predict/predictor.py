@@ -6,6 +6,7 @@ Preparing and finishing can run elsewhere (prepare.py, finish/); `run` is the pa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from functools import partial
 
 import numpy as np
@@ -18,6 +19,7 @@ from rayseg.predict.backends.protocol import Backend
 from rayseg.predict.execute import execute
 from rayseg.predict.families import finish
 from rayseg.predict.memory import used_share
+from rayseg.predict.overlap import Overlapped
 from rayseg.predict.prepare import Prepared, prepare
 from rayseg.predict.raw import Raw
 from rayseg.predict.spec import ModelSpec
@@ -89,15 +91,24 @@ class Predictor:
         """
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        most = (batch_size or batches.MOST) if self.together else 1
-
-        def run_some(indices: Sequence[int]) -> list[Raw]:
-            return execute(self.spec, self._backend, [images[i] for i in indices], min_score=min_score)
-
+        if self.together:
+            return self._run_together(images, batch_size or batches.MOST, min_score)
         found: dict[int, Raw] = {}
-        for size, indices in batches.by_shape([image.network for image in images]).items():
-            limit = min(most, max(1, MAX_BATCH_PIXELS // size.pixels))
-            found.update(zip(indices, self._sizes.run(size, indices, run_some, most=limit), strict=True))
+        for indices in batches.by_shape([image.network for image in images]).values():
+            for i in indices:
+                (found[i],) = execute(self.spec, self._backend, [images[i]], min_score=min_score)
+        return [found[i] for i in range(len(images))]
+
+    def _run_together(self, images: Sequence[Prepared], most: int, min_score: float) -> list[Raw]:
+        alike = batches.by_shape([image.network for image in images])
+        order = [i for indices in alike.values() for i in indices]
+        with Overlapped(self.spec, self._backend, images, order, min_score=min_score) as engine:
+            waiting: list[Future[list[Raw]]] = []
+            for size, indices in alike.items():
+                limit = min(most, max(1, MAX_BATCH_PIXELS // size.pixels))
+                waiting += self._sizes.run(size, indices, engine.run, most=limit)
+            raws = [raw for batch in dict.fromkeys(waiting) for raw in batch.result()]
+        found = dict(zip(order, raws, strict=True))
         return [found[i] for i in range(len(images))]
 
     def predict(
