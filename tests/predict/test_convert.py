@@ -17,8 +17,8 @@ import pytest
 from rayseg.errors import BackendError
 from rayseg.predict.backends.choose import open_backend
 from rayseg.predict.convert import converted as store
-from rayseg.predict.convert.converted import FAILED, PROGRAM, converted
-from rayseg.predict.convert.onnx_file import OnnxFile
+from rayseg.predict.convert.converted import FAILED, PIECES, PROGRAM, converted
+from rayseg.predict.convert.onnx_file import OnnxFile, OutOfTime
 from rayseg.predict.convert.rewrite import Pooling, norms, reworded
 from rayseg.predict.model_dir import load_model_dir
 
@@ -167,9 +167,39 @@ def test_a_crash_of_the_converter_is_an_error_and_remembered(cache, broken, monk
     assert not list(cache.rglob(PROGRAM)) and str(failed) in str(second.value)
 
 
-def test_a_converter_that_takes_too_long_is_stopped(cache, spec):
-    with pytest.raises(BackendError, match="took longer than 0 s and was stopped"):
+def test_a_converter_that_takes_too_long_is_stopped_and_tried_again_the_next_time(cache, spec):
+    with pytest.raises(OutOfTime, match=r"inference.json to ONNX took longer than 0 s and was stopped.*try again when") as error:
         converted(spec, timeout_s=0.2)
+    assert "remembered" not in str(error.value) and not list(cache.rglob(FAILED))
+    assert converted(spec).pieces[0].path.is_file()
+
+
+def test_pieces_that_take_too_long_are_tried_again_the_next_time(cache, spec, monkeypatch):
+    tried = []
+
+    def refused(*_args, **_options):
+        raise BackendError("no operator for it")
+
+    def stopped(*_args, **_options):
+        tried.append(1)
+        raise OutOfTime("took longer than 0 s")
+
+    monkeypatch.setattr(store, "write_onnx", refused)
+    monkeypatch.setattr(store, "write_pieces", stopped)
+    for _ in range(2):
+        with pytest.raises(OutOfTime, match=r"no operator for it. In pieces: took longer than 0 s. .*try again when"):
+            converted(spec)
+    assert len(tried) == 2 and not list(cache.rglob(FAILED)) and not list(cache.rglob(PIECES))
+
+
+def test_a_whole_program_that_takes_too_long_is_not_kept_in_pieces(cache, spec, monkeypatch):
+    def stopped(*_args, **_options):
+        raise OutOfTime("took longer than 0 s")
+
+    monkeypatch.setattr(store, "write_onnx", stopped)
+    monkeypatch.setattr(store, "write_pieces", no_more)
+    with pytest.raises(OutOfTime):
+        converted(spec)
 
 
 def test_two_processes_at_once_make_one_file(cache, spec):
@@ -266,6 +296,65 @@ def test_what_the_converter_gets_wrong_by_itself_is_right(tricky, engine, shape)
     assert names.inputs == ("x",) and len(names.outputs) == 3
     for mine, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def masks_to_labels(tmp_path_factory):
+    """Masks that vote for classes, and a gate: the network, and its program as ONNX."""
+    for package in ("paddle2onnx", "onnx"):
+        pytest.importorskip(package)
+    import paddle
+    from paddle import nn
+    from paddle.nn import functional
+
+    from rayseg.predict.convert.onnx_file import write_onnx
+
+    class MasksToLabels(nn.Layer):
+        def __init__(self):
+            super().__init__()
+            self.votes = self.create_parameter([1, 4, 3])
+            self.votes.set_value(np.float32([[[0.1, 0.2, 0.7], [0.7, 0.1, 0.2], [0.1, 0.6, 0.1], [0.1, 0.1, 0.0]]]))
+
+        def forward(self, x):
+            scores = paddle.matmul(self.votes, functional.sigmoid(x).flatten(2)).reshape([-1, 4, 16, 24])
+            return scores.argmax(1, dtype="int32"), x * functional.sigmoid(x)
+
+    network = MasksToLabels()
+    network.eval()
+    folder = tmp_path_factory.mktemp("masks")
+    spec = [paddle.static.InputSpec([None, 3, 16, 24], "float32", "x")]
+    paddle.jit.save(paddle.jit.to_static(network, input_spec=spec, full_graph=True), str(folder / "inference"))
+    write_onnx(folder / "inference.json", folder / "inference.pdiparams", folder / "masks.onnx")
+    return network, folder / "masks.onnx"
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_the_largest_of_very_small_sigmoids_is_found(masks_to_labels, engine):
+    pytest.importorskip(engine)
+    import paddle
+
+    from rayseg.predict.backends.onnxruntime import OnnxRuntime
+    from rayseg.predict.backends.openvino import OpenVino
+
+    network, path = masks_to_labels
+    logits = np.random.default_rng(5).uniform(-60, 20, (1, 3, 16, 24)).astype(np.float32)
+    logits[..., :12] -= 25  # here no mask is larger than 0.007, most are far below a float's last bit of 0.5
+    if engine == "openvino":
+        backend = OpenVino(path, threads=1)
+    else:
+        backend = OnnxRuntime("onnxruntime", path, providers=["CPUExecutionProvider"], threads=1, batches=False)
+    labels, gated = backend.run({"x": logits})
+    wanted, wanted_gated = (tensor.numpy() for tensor in network(paddle.to_tensor(logits)))
+    assert len(np.unique(wanted[..., :12])) == 3
+    np.testing.assert_array_equal(labels, wanted)
+    np.testing.assert_allclose(gated, wanted_gated, rtol=1e-4, atol=1e-5)
+
+
+def test_sigmoids_that_nobody_ranks_stay_as_they_are(masks_to_labels):
+    import onnx
+
+    kinds = [node.op_type for node in onnx.load(masks_to_labels[1]).graph.node]
+    assert kinds.count("Sigmoid") == 1 and kinds.count("Reciprocal") == 1
 
 
 def test_wrong_epsilons_are_mended_and_missing_ones_refused(tricky):

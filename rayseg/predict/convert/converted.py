@@ -4,7 +4,8 @@
         model.onnx      the program
         pieces/         instead, where the whole does not convert: folders of its pieces
         made.json       the pieces in order with their inputs, outputs and digests; written last
-        failed.json     instead: why it cannot be had. Not tried again with these versions, unless the file is deleted
+        failed.json     instead: why it cannot be had. Not tried again with these versions, unless the file is deleted. A
+                        conversion that ran out of time leaves none
 
 A folder that cannot be written to is replaced by one of the user's own among the temporary files. What runs the program is
 `rayseg.predict.backends`'s.
@@ -28,7 +29,7 @@ from typing import Any
 
 from rayseg.errors import BackendError
 from rayseg.models.download import CACHE_VARIABLE, cache_dir
-from rayseg.predict.convert.onnx_file import TIME_LIMIT_S, converter, write_onnx
+from rayseg.predict.convert.onnx_file import TIME_LIMIT_S, OutOfTime, converter, write_onnx
 from rayseg.predict.convert.pieces import Converted, Piece, write_pieces
 from rayseg.predict.model_dir import model_files
 from rayseg.predict.spec import ModelSpec
@@ -47,6 +48,7 @@ def converted(spec: ModelSpec, *, timeout_s: float = TIME_LIMIT_S) -> Converted:
     Raises:
         BackendError: what converts is not installed, or the program does not convert; the message says why, and where the
             failure is remembered.
+        OutOfTime: a conversion took longer than `timeout_s`; the next call tries again.
     """
     _check_packages()
     for root in (cache_dir() / "engines", _temporary_root()):
@@ -75,6 +77,8 @@ def _make(spec: ModelSpec, folder: Path, timeout_s: float) -> Converted:
     started = time.monotonic()
     try:
         made = _convert(spec, folder, timeout_s)
+    except OutOfTime as error:
+        raise OutOfTime(f"{error}. Use backend auto or paddle, or try again when the machine has less to do") from error
     except BackendError as error:
         _write(folder / FAILED, {"reason": str(error)})
         raise BackendError(_failed(folder, str(error))) from error
@@ -85,10 +89,12 @@ def _make(spec: ModelSpec, folder: Path, timeout_s: float) -> Converted:
 
 
 def _convert(spec: ModelSpec, folder: Path, timeout_s: float) -> Converted:
-    """The program as a whole, else in pieces."""
+    """The program as a whole, else in pieces; not in pieces because the machine was busy, since what is made is kept."""
     program, params, _ = model_files(Path(spec.path))
     try:
         names = write_onnx(program, params, folder / PROGRAM, timeout_s=timeout_s)
+    except OutOfTime:
+        raise
     except BackendError as whole:
         shutil.rmtree(folder / PIECES, ignore_errors=True)  # of a process that was killed
         (folder / PIECES).mkdir()
@@ -96,7 +102,7 @@ def _convert(spec: ModelSpec, folder: Path, timeout_s: float) -> Converted:
             return write_pieces(program, params, folder / PIECES, timeout_s=timeout_s)
         except BackendError as error:
             shutil.rmtree(folder / PIECES)
-            raise BackendError(f"{whole}. In pieces: {error}") from error
+            raise type(error)(f"{whole}. In pieces: {error}") from error
     return Converted((Piece("onnx", folder / PROGRAM, names.inputs, names.outputs),), names.outputs)
 
 

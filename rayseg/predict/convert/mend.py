@@ -1,5 +1,6 @@
 """What paddle2onnx's answer needs before it means the program: poolings to a grid put back, as many candidates for
-suppression as the program takes, loops that do not hide outer values, epsilons checked, outputs in order.
+suppression as the program takes, sigmoids that stay right near 0 where values are compared, loops that do not hide outer
+values, epsilons checked, outputs in order.
 
 Works on an ONNX model in memory. What had to be reworded before the conversion is rewrite.py's.
 """
@@ -21,6 +22,10 @@ _ONNX_NORMS = {
     "group_norm": "InstanceNormalization",
     "instance_norm": "InstanceNormalization",
 }
+_KEEPS_ORDER = frozenset(
+    {"Cast", "Concat", "Flatten", "Identity", "MatMul", "Reshape", "Resize", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
+)
+"""Through these a small value still decides which of several is the largest."""
 _FETCHED = re.compile(r"fetch_name_(\d+)$")
 
 
@@ -40,6 +45,7 @@ def mend(model: Any, poolings: Sequence[Pooling], norms: Sequence[Norm]) -> int:
     for pooling in poolings:
         _put_back(model.graph, pooling)
     _limit_candidates(model.graph)
+    _spell_out_sigmoids(model.graph)
     _rename_loop_values(model.graph)
     _sort_outputs(model.graph)
     return _set_epsilons(model.graph, norms)
@@ -51,21 +57,18 @@ def _put_back(graph: Any, pooling: Pooling) -> None:
     Window i of k along a side of n is [floor(i * n / k), ceil((i + 1) * n / k)), as in Paddle.
     """
     made = f"p2o.pd_op.pool2d.{pooling.place}.0"
-    at = [i for i, node in enumerate(graph.node) if made in node.output and node.op_type == "GlobalAveragePool"]
-    if not at:
+    found = [node for node in graph.node if made in node.output and node.op_type == "GlobalAveragePool"]
+    if not found:
         raise BackendError(
             f"the converted program has no global pooling that gives {made}; this paddle2onnx names values otherwise"
         )
-    (given,) = graph.node[at[0]].input
+    (given,) = found[0].input
     part = _Part(f"rayseg.pool.{pooling.place}")
     shape = part.node("Shape", given)
     rows = _shares(part, shape, axis=2, count=pooling.rows)
     columns = part.node("Transpose", _shares(part, shape, axis=3, count=pooling.columns), perm=[1, 0])
     part.node("MatMul", part.node("MatMul", rows, given), columns, out=made)
-    del graph.node[at[0]]
-    for offset, node in enumerate(part.nodes):
-        graph.node.insert(at[0] + offset, node)
-    graph.initializer.extend(part.constants)
+    _replace(graph, found[0], part)
 
 
 def _limit_candidates(graph: Any) -> None:
@@ -89,6 +92,42 @@ def _limit_candidates(graph: Any) -> None:
         for offset, each in enumerate(part.nodes):
             graph.node.insert(at + offset, each)
         graph.initializer.extend(part.constants)
+
+
+def _spell_out_sigmoids(graph: Any) -> None:
+    """Where the largest of sigmoids, or of weighted sums of them, is looked for, write 1 / (1 + exp(-x)).
+
+    ONNX Runtime's own on CPU is off by up to 1e-7 whatever the value, and 0 from -18 on. Where every mask says "not here", all
+    classes would then be equal, and the first one would win.
+    """
+    makers = {name: node for node in graph.node for name in node.output}
+    waiting = [node.input[0] for node in graph.node if node.op_type == "ArgMax"] + [value.name for value in graph.output]
+    compared: dict[str, Any] = {}
+    seen: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name not in makers:
+            continue
+        seen.add(name)
+        node = makers[name]
+        if node.op_type == "Sigmoid":
+            compared[name] = node
+        elif node.op_type in _KEEPS_ORDER:
+            waiting += node.input
+    for number, (name, node) in enumerate(compared.items()):
+        part = _Part(f"rayseg.sigmoid.{number}")
+        grown = part.node("Exp", part.node("Neg", node.input[0]))
+        part.node("Reciprocal", part.node("Add", grown, part.constant(np.float32(1))), out=name)
+        _replace(graph, node, part)
+
+
+def _replace(graph: Any, node: Any, part: _Part) -> None:
+    """Put a part where a node was."""
+    at = next(i for i, other in enumerate(graph.node) if other.output == node.output)
+    del graph.node[at]
+    for offset, each in enumerate(part.nodes):
+        graph.node.insert(at + offset, each)
+    graph.initializer.extend(part.constants)
 
 
 def _shares(part: _Part, shape: str, *, axis: int, count: int) -> str:

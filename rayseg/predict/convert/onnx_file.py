@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import re
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -27,11 +28,15 @@ TIME_LIMIT_S = 600.0
 """Of one conversion; the largest network of the zoo takes half a minute."""
 OPSET = 17
 """The first that has layer normalisation; grid sampling came with 16."""
-REVISION = 2
+REVISION = 3
 """Of our own part. Raise it when rewrite.py or mend.py change what comes out: older files are then made again."""
 
 _REASON = re.compile(r"\[ERROR\]\[Paddle2ONNX\] *(.+)|\[Paddle2ONNX\] *(Oops.+)|^([A-Z]\w*Error: .+)|(Failed to convert .+)")
 _SAID = 400
+
+
+class OutOfTime(BackendError):
+    """A conversion took longer than it was given: the fault of a busy machine, perhaps, and not of the program."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,8 @@ def write_onnx(program: Path, params: Path, onnx_path: Path, *, timeout_s: float
         onnx_path: written whole or not at all.
 
     Raises:
-        BackendError: paddle2onnx refused, crashed or took too long, in its own words.
+        BackendError: paddle2onnx refused or crashed, in its own words.
+        OutOfTime: it took too long.
     """
     return write_onnx_files([(program, params, onnx_path)], timeout_s=timeout_s)[0]
 
@@ -95,6 +101,8 @@ def write_onnx_files(jobs: Sequence[tuple[Path, Path, Path]], *, timeout_s: floa
                 fresh.replace(onnx_path)
         except BackendError as error:
             program = next((program for program, _, fresh in asked if not fresh.exists()), asked[-1][0])
+            if isinstance(error.__cause__, subprocess.TimeoutExpired):
+                raise OutOfTime(f"converting {program} to ONNX {error}") from error
             raise BackendError(f"{program} does not convert to ONNX: {_reason(said) or error}") from error
         finally:
             for fresh in freshes:
