@@ -11,6 +11,7 @@ from rayseg.errors import BackendError
 from rayseg.predict import overlap
 from rayseg.predict.backends.fake import FakeBackend, fake_spec
 from rayseg.predict.execute import execute
+from rayseg.predict.families import split_outputs
 from rayseg.predict.overlap import Overlapped
 from rayseg.predict.predictor import Predictor
 from rayseg.predict.prepare import prepare, to_input
@@ -56,10 +57,10 @@ def test_inputs_of_the_next_batch_are_made_while_one_runs(monkeypatch):
 
 
 def test_outputs_of_a_batch_are_taken_apart_while_the_next_runs(monkeypatch):
-    apart, real = threading.Event(), overlap.split_outputs
+    apart = threading.Event()
 
     def telling(*arguments, **options):
-        found = real(*arguments, **options)
+        found = split_outputs(*arguments, **options)
         apart.set()
         return found
 
@@ -73,7 +74,12 @@ def test_outputs_of_a_batch_are_taken_apart_while_the_next_runs(monkeypatch):
 
 def test_not_every_image_is_made_ready_at_once(monkeypatch):
     made = []
-    monkeypatch.setattr(overlap, "to_input", lambda spec, image: made.append(1) or to_input(spec, image))
+
+    def counting(spec, image):
+        made.append(image)
+        return to_input(spec, image)
+
+    monkeypatch.setattr(overlap, "to_input", counting)
     with Overlapped(SPEC, FakeBackend(SPEC), IMAGES, range(8), min_score=0.0) as overlapped:
         overlapped.run([0])
     assert len(made) == 1 + overlap.BATCHES_AHEAD
@@ -112,6 +118,5 @@ def test_what_goes_wrong_reaches_the_caller_and_no_thread_stays():
         predictor = Predictor(SPEC, engine(SPEC))
         assert predictor.together
         with pytest.raises(kind, match=message):
-            for _ in range(4):  # batches grow
-                predictor.run(IMAGES)
+            predictor.run(IMAGES * 4)  # batches grow
         assert threading.active_count() == before
