@@ -11,7 +11,8 @@ import pytest
 from rayseg.predict.backends import choose
 from rayseg.predict.backends.choose import open_backend
 from rayseg.predict.backends.paddle_inference import plain_cpu
-from rayseg.predict.convert.least_score import drops_early, onnx_program, paddle_program, raise_in_paddle
+from rayseg.predict.convert.changed import paddle_program
+from rayseg.predict.convert.least_score import drops_early, onnx_program, raise_in_paddle
 from rayseg.predict.execute import execute
 from rayseg.predict.families import finish
 from rayseg.predict.model_dir import PROGRAM_FILES, load_model_dir
@@ -101,11 +102,11 @@ def test_a_program_with_a_higher_threshold_of_its_own_keeps_it(model_dirs):
 def test_files_stay_as_they_are_and_a_changed_copy_goes(model_dirs):
     program = model_dirs["instance", "lean"] / PROGRAM_FILES[0]
     before = program.read_bytes()
-    with paddle_program(program, 0.5) as changed:
+    with paddle_program(program, least_score=0.5) as changed:
         assert changed != program and changed.read_bytes() != before
     assert not changed.exists() and program.read_bytes() == before
     for least, path in ((0.0, program), (0.5, model_dirs["semantic", "lean"] / PROGRAM_FILES[0])):
-        with paddle_program(path, least) as same:
+        with paddle_program(path, least_score=least) as same:
             assert same == path
 
 

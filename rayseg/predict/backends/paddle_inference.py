@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from rayseg.errors import BackendError
-from rayseg.predict.convert.least_score import paddle_program
+from rayseg.predict.convert.changed import paddle_program
+from rayseg.predict.convert.lean import ends_with_masks
 from rayseg.predict.model_dir import model_files
 from rayseg.predict.spec import ModelSpec
 
@@ -71,7 +72,7 @@ def onednn_cpu(spec: ModelSpec, *, threads: int, precision: str = "fp32", least_
     from paddle.inference import Config
 
     program, params, _ = model_files(Path(spec.path))
-    with paddle_program(program, least_score) as changed:
+    with paddle_program(program, least_score=least_score, lean=ends_with_masks(spec)) as changed:
         config = Config(str(changed), str(params))
         config.disable_glog_info()
         config.disable_gpu()

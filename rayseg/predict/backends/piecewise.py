@@ -13,7 +13,7 @@ import numpy as np
 from rayseg.errors import BackendError
 from rayseg.predict.backends.paddle_inference import PaddleInference
 from rayseg.predict.backends.protocol import Backend
-from rayseg.predict.convert.least_score import paddle_program
+from rayseg.predict.convert.changed import paddle_program
 from rayseg.predict.convert.pieces import Converted
 from rayseg.predict.model_dir import PARAMS_FILE, PROGRAM_FILES
 
@@ -77,7 +77,7 @@ def _plain(folder: Path, threads: int, least_score: float) -> PaddleInference:
 
     params = folder / PARAMS_FILE
     # An empty name where there are no parameters: Paddle refuses a file of none.
-    with paddle_program(folder / PROGRAM_FILES[0], least_score) as program:
+    with paddle_program(folder / PROGRAM_FILES[0], least_score=least_score) as program:
         config = Config(str(program), str(params) if params.exists() else "")
         config.disable_glog_info()
         config.disable_gpu()

@@ -29,6 +29,8 @@ from typing import Any
 
 from rayseg.errors import BackendError
 from rayseg.models.download import CACHE_VARIABLE, cache_dir
+from rayseg.predict.convert.changed import paddle_program
+from rayseg.predict.convert.lean import ends_with_masks
 from rayseg.predict.convert.onnx_file import TIME_LIMIT_S, OutOfTime, converter, write_onnx
 from rayseg.predict.convert.pieces import Converted, Piece, write_pieces
 from rayseg.predict.model_dir import model_files
@@ -92,7 +94,8 @@ def _convert(spec: ModelSpec, folder: Path, timeout_s: float) -> Converted:
     """The program as a whole, else in pieces; not in pieces because the machine was busy, since what is made is kept."""
     program, params, _ = model_files(Path(spec.path))
     try:
-        names = write_onnx(program, params, folder / PROGRAM, timeout_s=timeout_s)
+        with paddle_program(program, lean=ends_with_masks(spec)) as given:
+            names = write_onnx(given, params, folder / PROGRAM, timeout_s=timeout_s)
     except OutOfTime:
         raise
     except BackendError as whole:

@@ -8,10 +8,6 @@ about the objects above it.
 
 from __future__ import annotations
 
-import json
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,22 +42,12 @@ def onnx_program(path: Path, least_score: float) -> Path | bytes:
 def drops_early(spec: ModelSpec) -> bool:
     """Whether a model's program suppresses boxes in a way whose least score can be raised."""
     program, _, _ = model_files(Path(spec.path))
-    return program.name == PROGRAM_FILES[0] and _SUPPRESSION.encode() in program.read_bytes()
+    return program.name == PROGRAM_FILES[0] and suppresses(program)
 
 
-@contextmanager
-def paddle_program(path: Path, least_score: float) -> Iterator[Path]:
-    """An `inference.json` as Paddle takes it: itself, or a file with other thresholds that is there inside the block."""
-    text = path.read_text(encoding="utf-8") if least_score > 0 and path.name == PROGRAM_FILES[0] else ""
-    if _SUPPRESSION not in text:
-        yield path
-        return
-    document = json.loads(text)
-    raise_in_paddle(document, least_score)
-    with tempfile.TemporaryDirectory(prefix="rayseg-program-") as folder:
-        changed = Path(folder, path.name)
-        changed.write_text(json.dumps(document), encoding="utf-8")
-        yield changed
+def suppresses(program: Path) -> bool:
+    """Whether an `inference.json` suppresses boxes."""
+    return _SUPPRESSION.encode() in program.read_bytes()
 
 
 def raise_in_paddle(document: dict[str, Any], least_score: float) -> int:

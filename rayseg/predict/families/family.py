@@ -90,6 +90,17 @@ def rows_of_images(
         start += count
 
 
+def in_network(bbox: np.ndarray, batch: Sequence[Prepared]) -> np.ndarray:
+    """Rows of `bbox`, float32 (m, 6), with edges in pixels of the network's input in place of those of the image.
+
+    Args:
+        batch: one image, as programs of PaddleX's form are given.
+    """
+    (image,) = batch
+    height, width = image.scale_factor
+    return bbox.reshape(-1, 6) * np.asarray([1, 1, width, height, width, height], dtype=np.float32)
+
+
 def check_finite(spec: ModelSpec, outputs: Sequence[np.ndarray]) -> None:
     """Raise BackendError when a number is none."""
     for output in outputs:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rayseg.geometry import Size, Window
-from rayseg.predict.families.family import Arrays, Family, one_after_the_other, rows_of_images
+from rayseg.predict.families.family import Arrays, Family, in_network, one_after_the_other, rows_of_images
 from rayseg.predict.families.full_masks import finish_full_masks, split_full_masks
 from rayseg.predict.finish.instance import finish_boxes
 from rayseg.predict.finish.logit_masks import CoarseGrid, CoarsePart, windows_of
@@ -21,6 +21,20 @@ from rayseg.predict.raw import Raw
 from rayseg.predict.spec import ModelSpec
 from rayseg.results import Instances
 from rayseg.rle import Rle
+
+
+def split_paddlex(spec: ModelSpec, outputs: Sequence[np.ndarray], batch: Sequence[Prepared], min_score: float) -> list[Arrays]:
+    """What an engine gives: masks of full size, or what they are made of (`convert.lean`)."""
+    if len(outputs) == len(PADDLEX.outputs):
+        return split_full_masks(spec, outputs, batch, min_score)
+    bbox, bbox_num, embeddings, prototypes = outputs
+    lean = [in_network(bbox, batch), bbox_num, embeddings.reshape(-1, embeddings.shape[-1]), prototypes]
+    return split_lean(spec, lean, batch, min_score)
+
+
+def finish_paddlex(spec: ModelSpec, raw: Raw, threshold: float) -> Instances:
+    """Objects of what `split_paddlex` kept."""
+    return (finish_full_masks if "bits" in raw.arrays else finish_lean)(spec, raw, threshold)
 
 
 def split_lean(spec: ModelSpec, outputs: Sequence[np.ndarray], batch: Sequence[Prepared], min_score: float) -> list[Arrays]:
@@ -80,8 +94,8 @@ PADDLEX = Family(
     inputs=frozenset({"im_shape", "image", "scale_factor"}),
     image_input="image",
     any_batch=False,  # programs exported by PaddleX give all masks of a batch the size of its first image
-    split=split_full_masks,
-    finish=finish_full_masks,
+    split=split_paddlex,
+    finish=finish_paddlex,
     arch="DETR",
 )
 LEAN = Family(

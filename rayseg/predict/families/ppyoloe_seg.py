@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rayseg.predict.families.family import Arrays, Family, rows_of_images
+from rayseg.predict.families.family import Arrays, Family, in_network, rows_of_images
 from rayseg.predict.families.full_masks import finish_full_masks, split_full_masks
 from rayseg.predict.finish.instance import finish_boxes
 from rayseg.predict.finish.masks import boxes_in_original, lean_masks
@@ -16,6 +16,18 @@ from rayseg.predict.raw import Raw
 from rayseg.predict.spec import ModelSpec
 from rayseg.results import Instances
 from rayseg.rle import Rle
+
+
+def split_paddlex(spec: ModelSpec, outputs: Sequence[np.ndarray], batch: Sequence[Prepared], min_score: float) -> list[Arrays]:
+    """What an engine gives: masks of full size, or what they are made of (`convert.lean`)."""
+    if len(outputs) == len(PADDLEX.outputs):
+        return split_full_masks(spec, outputs, batch, min_score)
+    return split_lean(spec, [in_network(outputs[0], batch), *outputs[1:]], batch, min_score)
+
+
+def finish_paddlex(spec: ModelSpec, raw: Raw, threshold: float) -> Instances:
+    """Objects of what `split_paddlex` kept."""
+    return (finish_full_masks if "windows" in raw.arrays else finish_lean)(spec, raw, threshold)
 
 
 def split_lean(spec: ModelSpec, outputs: Sequence[np.ndarray], batch: Sequence[Prepared], min_score: float) -> list[Arrays]:
@@ -59,8 +71,8 @@ PADDLEX = Family(
     inputs=frozenset({"im_shape", "image", "scale_factor"}),
     image_input="image",
     any_batch=False,
-    split=split_full_masks,
-    finish=finish_full_masks,
+    split=split_paddlex,
+    finish=finish_paddlex,
     arch="PPYOLOE",
 )
 LEAN = Family(
