@@ -38,6 +38,12 @@ def add_commands(command: Declare) -> None:
     sub.add_argument("--threshold", type=float, help="smallest score of an object (default: the model's)")
     sub.add_argument("--max-pixels", type=int, help="refuse larger images from their header (default 500000000)")
     sub.add_argument("--allow-truncated", action="store_true", default=None, help="take what can be decoded of cut files")
+    sub.add_argument(
+        "--scaled-decode",
+        action="store_true",
+        default=None,
+        help="decode large JPEGs at a part of their size, in less time; changes results a little",
+    )
     sub.add_argument("--max-failures", metavar="N|P%", help="stop above this many failed images")
     sub.add_argument("--save-label-maps", action="store_true", default=None, help="also write index PNGs (semantic models)")
     sub.add_argument(
@@ -98,7 +104,7 @@ def retry(args: argparse.Namespace) -> int:
 _SEGMENT_FLAGS = (
     *("source", "out", "model", "threshold", "backend", "precision", "device", "max_pixels", "allow_truncated", "max_failures"),
     *("save_label_maps", "predictors", "gpus_per_predictor", "threads_per_predictor", "batch_size", "chunk_images"),
-    *("decode_timeout_s", "fetch_attempts", "manifest_column"),
+    *("decode_timeout_s", "fetch_attempts", "manifest_column", "scaled_decode"),
 )
 _RETRY_FLAGS = (
     "predictors",

@@ -15,6 +15,7 @@ from rayseg.errors import CorruptImage, ImageError, ImageTooLarge, TruncatedImag
 from rayseg.images import bmp, jpeg, opencv, png, tiff, tiff_pixels, webp
 from rayseg.images.header import Header
 from rayseg.images.identify import read_header
+from rayseg.images.reduced import REDUCTIONS, reduced_hw
 from rayseg.images.sniff import HEAD_BYTES, sniff
 
 MAX_PIXELS = 500_000_000
@@ -40,7 +41,9 @@ def _new_array(shape: tuple[int, int, int]) -> np.ndarray:
     return np.empty(shape, np.uint8)
 
 
-def decode(data: bytes, *, page: int = 0, max_pixels: int = MAX_PIXELS, allow_truncated: bool = False) -> np.ndarray:
+def decode(
+    data: bytes, *, page: int = 0, max_pixels: int = MAX_PIXELS, allow_truncated: bool = False, reduce: int = 1
+) -> np.ndarray:
     """Decode one image, or one page of a TIFF, to 8-bit RGB.
 
     8-bit JPEG, PNG, BMP and WebP equal OpenCV's `IMREAD_COLOR` bit for bit. The EXIF orientation is applied, also where
@@ -63,17 +66,20 @@ def decode(data: bytes, *, page: int = 0, max_pixels: int = MAX_PIXELS, allow_tr
         max_pixels: a header that says more is refused, and nothing is decoded.
         allow_truncated: decode what is there of a cut file: JPEG (grey after the cut), PNG, BMP and uncompressed TIFF
             (black); nothing can be had of a cut WebP or compressed TIFF.
+        reduce: 2, 4 or 8 decode a whole JPEG at that part of its sides, rounded up, as OpenCV's `IMREAD_REDUCED_COLOR_*`
+            does. Anything else, cut JPEGs among it, comes in its own size all the same: look at the result's.
 
     Returns:
-        uint8 (H, W, 3), RGB, C-contiguous, of the size `read_header` tells.
+        uint8 (H, W, 3), RGB, C-contiguous, of the size `read_header` tells, but for `reduce`.
 
     Raises:
+        ValueError: `reduce` is none of REDUCTIONS.
         UnsupportedImage: another format, or a kind without a rule.
         ImageTooLarge: more than `max_pixels`, or more than fits into memory.
         TruncatedImage: the file ends before its pixels do, unless `allow_truncated`.
         CorruptImage: anything else that keeps it from being decoded.
     """
-    bgr = decode_bgr(data, page=page, max_pixels=max_pixels, allow_truncated=allow_truncated)
+    bgr = decode_bgr(data, page=page, max_pixels=max_pixels, allow_truncated=allow_truncated, reduce=reduce)
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
@@ -83,6 +89,7 @@ def decode_bgr(
     page: int,
     max_pixels: int,
     allow_truncated: bool,
+    reduce: int = 1,
     empty: Empty = _new_array,
     path: str | None = None,
 ) -> np.ndarray:
@@ -92,11 +99,13 @@ def decode_bgr(
         empty: asked once, for the array to be filled and returned.
         path: a file with the same bytes, if there is one; spares a copy.
     """
+    if reduce not in REDUCTIONS:
+        raise ValueError(f"reduce is {reduce}; a JPEG can be decoded at 1 / {', '.join(map(str, REDUCTIONS))} of its sides")
     data = bytes(data)  # no copy where it is bytes; other buffers cannot be searched
     try:
         if sniff(data[:HEAD_BYTES]) == "TIFF":
             return _decode_tiff(data, page, max_pixels, allow_truncated, empty)
-        return _decode_single(data, page, max_pixels, allow_truncated, empty, path)
+        return _decode_single(data, page, max_pixels, allow_truncated, reduce, empty, path)
     except TruncatedImage as error:
         if allow_truncated:
             raise CorruptImage(f"{error} Too little is there to decode any of it.") from error
@@ -109,16 +118,19 @@ def decode_bgr(
         raise CorruptImage(f"cannot be decoded, {type(error).__name__}: {error}. The file is damaged.") from error
 
 
-def _decode_single(data: bytes, page: int, max_pixels: int, allow_truncated: bool, empty: Empty, path: str | None) -> np.ndarray:
+def _decode_single(
+    data: bytes, page: int, max_pixels: int, allow_truncated: bool, reduce: int, empty: Empty, path: str | None
+) -> np.ndarray:
     header = read_header(data, page=page)
     _check_pixels(header.pixels, header, max_pixels)
     form = _FORMATS[header.format]
     reason = form.why_cut(data)
     whole = form.mend(data) if _may_mend(reason, allow_truncated) else data
     whole = _PREPARE.get(header.format, bytes)(whole)
-    out = empty((header.height, header.width, 3))
-    stored = out if header.orientation == 1 else np.empty((*header.stored_hw, 3), np.uint8)
-    opencv.read_bgr(whole, stored, path=path if whole is data else None)
+    reduce = reduce if header.format == "JPEG" and reason is None else 1
+    out = empty((*reduced_hw((header.height, header.width), reduce), 3))
+    stored = out if header.orientation == 1 else np.empty((*reduced_hw(header.stored_hw, reduce), 3), np.uint8)
+    opencv.read_bgr(whole, stored, path=path if whole is data else None, reduce=reduce)
     if header.orientation != 1:
         _TURNS[header.orientation](stored, out)
     return out

@@ -17,30 +17,38 @@ import numpy as np
 from rayseg.errors import CorruptImage, ImageTooLarge
 
 # The orientation is applied by decoding.py, from the header, for every format alike.
-_FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+_COLOUR = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+_FLAGS = {reduce: flag | cv2.IMREAD_IGNORE_ORIENTATION for reduce, flag in _COLOUR.items()}
 _UNTOUCHED = bytes(range(251, 235, -1))
 
 
-def read_bgr(data: bytes, out: np.ndarray, *, path: str | None = None) -> None:
+def read_bgr(data: bytes, out: np.ndarray, *, path: str | None = None, reduce: int = 1) -> None:
     """Decode a JPEG, PNG, BMP or WebP as it is stored.
 
     Args:
         data: the whole file.
-        out: uint8 (H, W, 3), C-contiguous, of the size the header says; filled with BGR.
+        out: uint8 (H, W, 3), C-contiguous, of the size the header says, divided by `reduce`; filled with BGR.
         path: a file that holds the same bytes, if there is one.
+        reduce: 1, or for a JPEG 2, 4 or 8: libjpeg decodes it at that part of its sides.
 
     Raises:
         CorruptImage: OpenCV cannot decode it, or to another size only.
         ImageTooLarge: beyond OpenCV's own limits, or beyond this machine's memory.
     """
+    flags = _FLAGS[reduce]
     try:
         if path is not None:
-            done = _read_into(path, data, out)
+            done = _read_into(path, data, out, flags)
         elif hasattr(os, "memfd_create"):
             with memory_file(data) as path:
-                done = _read_into(path, data, out)
+                done = _read_into(path, data, out, flags)
         else:
-            done = _decode_into(data, out)
+            done = _decode_into(data, out, flags)
     except cv2.error as error:
         raise _translated(error, out.shape) from error
     if not done:
@@ -56,18 +64,18 @@ def memory_file(data: bytes) -> Iterator[str]:
         yield f"/proc/self/fd/{file.fileno()}"
 
 
-def _read_into(path: str, data: bytes, out: np.ndarray) -> bool:
+def _read_into(path: str, data: bytes, out: np.ndarray, flags: int) -> bool:
     """imread says None when the pixels fail, but hands `out` back untouched when the header does: hence the pattern."""
     start = out.reshape(-1)[: len(_UNTOUCHED)]
     pattern = np.frombuffer(_UNTOUCHED, np.uint8)[: len(start)]
     start[:] = pattern
-    if cv2.imread(path, out, _FLAGS) is None:
+    if cv2.imread(path, out, flags) is None:
         return False
-    return _decode_into(data, out) if np.array_equal(start, pattern) else True
+    return _decode_into(data, out, flags) if np.array_equal(start, pattern) else True
 
 
-def _decode_into(data: bytes, out: np.ndarray) -> bool:
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS)
+def _decode_into(data: bytes, out: np.ndarray, flags: int) -> bool:
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image is None or image.shape != out.shape:
         return False
     np.copyto(out, image)

@@ -46,6 +46,7 @@ def decode_isolated(
     page: int = 0,
     max_pixels: int = MAX_PIXELS,
     allow_truncated: bool = False,
+    reduce: int = 1,
     timeout_s: float = TIMEOUT_S,
 ) -> np.ndarray:
     """`decode`, in a child process that this thread starts on the first call and keeps. See `DecodeWorker.decode`."""
@@ -53,7 +54,7 @@ def decode_isolated(
     if worker is None or worker.owner != os.getpid():  # a forked process must not talk to its parent's child
         worker = _local.worker = DecodeWorker()
     worker.timeout_s = timeout_s
-    return worker.decode(data, page=page, max_pixels=max_pixels, allow_truncated=allow_truncated)
+    return worker.decode(data, page=page, max_pixels=max_pixels, allow_truncated=allow_truncated, reduce=reduce)
 
 
 class DecodeWorker:
@@ -83,7 +84,9 @@ class DecodeWorker:
         self._input, self._output = _MemoryFile("image"), _MemoryFile("pixels")
         self._child: _Child | None = None
 
-    def decode(self, data: bytes, *, page: int = 0, max_pixels: int = MAX_PIXELS, allow_truncated: bool = False) -> np.ndarray:
+    def decode(
+        self, data: bytes, *, page: int = 0, max_pixels: int = MAX_PIXELS, allow_truncated: bool = False, reduce: int = 1
+    ) -> np.ndarray:
         """What `rayseg.images.decode` does, and the same errors.
 
         Returns:
@@ -94,7 +97,7 @@ class DecodeWorker:
             RaysegError: the child does not start, which is no fault of the image.
         """
         self._input.write(data)
-        request = {"page": page, "max_pixels": max_pixels, "allow_truncated": allow_truncated}
+        request = {"page": page, "max_pixels": max_pixels, "allow_truncated": allow_truncated, "reduce": reduce}
         answer = self._ask({**request, "timeout_s": self.timeout_s})
         if "error" in answer:
             raise getattr(errors, answer["error"])(answer["message"])

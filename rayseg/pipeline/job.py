@@ -34,6 +34,7 @@ from rayseg.pipeline.stages import Context
 from rayseg.pipeline.storage import Store
 from rayseg.pipeline.verify import Findings
 from rayseg.predict.model_dir import ModelSpec, load_model_dir
+from rayseg.predict.prepare import resizes_first
 
 # Most bytes of files in one chunk. Where the network's input has a fixed size, images are small once they are prepared;
 # where they stay as they are, a JPEG grows about tenfold, and several chunks are on their way at any time.
@@ -111,6 +112,10 @@ def _begun(settings: SegmentSettings, *, update: bool) -> Iterator[tuple[ModelSp
         raise ConfigError("--update lists images again; scenes are planned once. Give another output folder for a grown source.")
     if settings.save_label_maps and spec.task != "semantic":
         raise ConfigError(f"save_label_maps needs a semantic model; {spec.name} finds instances. Leave it out")
+    if settings.scaled_decode and not resizes_first(spec):
+        raise ConfigError(
+            f"scaled_decode is for models that begin by resizing images to their input; {spec.name} does not. Leave it out"
+        )
     with about(job=job_tag(settings.out)), locked(store), unwrapped():
         check_output(store)
         check_nodes(settings, spec, store)

@@ -26,6 +26,7 @@ from rayseg import images
 from rayseg.config.device import VISIBLE
 from rayseg.config.segment import SegmentSettings
 from rayseg.errors import CorruptImage, ImageError, RaysegError
+from rayseg.geometry import Size
 from rayseg.pipeline import ledger
 from rayseg.pipeline.board import Tally
 from rayseg.pipeline.engines_here import Chosen, open_chosen
@@ -36,7 +37,7 @@ from rayseg.pipeline.storage import Store, filesystem, with_retries
 from rayseg.predict.devices import Device
 from rayseg.predict.families import finish
 from rayseg.predict.model_dir import ModelSpec
-from rayseg.predict.prepare import Prepared, prepare
+from rayseg.predict.prepare import Prepared, first_size, prepare
 from rayseg.predict.raw import Raw
 from rayseg.results import Result, SemanticMap
 from rayseg.tables import FAILED, OBJECTS, OK, LedgerRow, Unit, objects_table
@@ -250,18 +251,33 @@ def _decode(work: Work, fetched: tuple[bytes | Exception, float], context: Conte
         return work.fail("fetch", f"{type(data).__name__}: {data}")
     settings = context.settings
     with timed(work, "decode") as work:
+        original, factor = _reduction(data, context) if settings.scaled_decode else (None, 1)
         try:
             image = _decoder(settings.decode_timeout_s).decode(
-                data, page=work.unit.page, max_pixels=settings.max_pixels, allow_truncated=settings.allow_truncated
+                data,
+                page=work.unit.page,
+                max_pixels=settings.max_pixels,
+                allow_truncated=settings.allow_truncated,
+                reduce=factor,
             )
         except ImageError as error:
             return work.fail("decode", error)
-    work = replace(work, height=image.shape[0], width=image.shape[1])
+    original = original or Size(*image.shape[:2])
+    work = replace(work, height=original.height, width=original.width)
     with timed(work, "prepare") as work:
         try:
-            return replace(work, content=prepare(context.spec, image))
+            return replace(work, content=prepare(context.spec, image, original=original))
         except (RaysegError, cv2.error, MemoryError, ValueError) as error:
             return work.fail("prepare", error)
+
+
+def _reduction(data: bytes, context: Context) -> tuple[Size | None, int]:
+    """Size of a JPEG, and by what its sides may be divided in decoding; (None, 1) for any other file."""
+    header = images.jpeg_header(data)
+    if header is None:
+        return None, 1
+    original = Size(header.height, header.width)
+    return original, images.reduction(original.hw, first_size(context.spec, original).hw)
 
 
 @cache

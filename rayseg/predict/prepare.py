@@ -44,23 +44,41 @@ class Prepared:
         return np.asarray([h1 / h0, w1 / w0], dtype=np.float32)
 
 
-def prepare(spec: ModelSpec, image: np.ndarray) -> Prepared:
+def prepare(spec: ModelSpec, image: np.ndarray, *, original: Size | None = None) -> Prepared:
     """Make an image ready to travel.
 
     Args:
         image: uint8 (H, W, 3), RGB.
+        original: size of the image that this is a smaller copy of. All sizes are then those the larger one would have, so
+            that results are in its pixels. None: it is the image itself.
 
     Raises:
-        ValueError: another dtype or shape.
+        ValueError: another dtype or shape; a smaller copy for a model that does not begin by resizing.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise ValueError(f"an image is a non-empty uint8 (H, W, 3) array in RGB order, got {image.dtype} {image.shape}")
-    original = Size(*image.shape[:2])
+    size = Size(*image.shape[:2])
+    original = size if original is None else original
+    if original != size and not resizes_first(spec):
+        raise ValueError(f"{spec.name} does not begin by resizing; {size.hw} for an image of {original.hw} is another image")
     resized, network = input_sizes(spec.steps, original)
     before, _ = _split(spec.steps)
+    reached = original
     for step in before:
-        image = step.apply(image)
+        reached = step.size_for(reached)
+        image = step.apply_to(image, reached)
     return Prepared(np.ascontiguousarray(image), original, resized, network)
+
+
+def resizes_first(spec: ModelSpec) -> bool:
+    """Whether the model begins by resizing, so that a smaller copy of an image may stand for it."""
+    return bool(spec.steps) and isinstance(spec.steps[0], Resize)
+
+
+def first_size(spec: ModelSpec, original: Size) -> Size:
+    """What an image of `original` is resized to first; `original` itself where the model does not begin so."""
+    first = spec.steps[0] if spec.steps else None
+    return first.size_for(original) if isinstance(first, Resize) else original
 
 
 def to_input(spec: ModelSpec, prepared: Prepared, *, out: np.ndarray | None = None) -> np.ndarray:
@@ -84,7 +102,7 @@ def to_input(spec: ModelSpec, prepared: Prepared, *, out: np.ndarray | None = No
     return out
 
 
-def _split(steps: Sequence[Step]) -> tuple[Sequence[Step], Sequence[Step]]:
+def _split(steps: Sequence[Step]) -> tuple[Sequence[Resize], Sequence[Step]]:
     """Steps that keep uint8 (resizing before normalising), and the rest."""
     first = next((i for i, step in enumerate(steps) if not isinstance(step, Resize)), len(steps))
-    return steps[:first], steps[first:]
+    return [step for step in steps[:first] if isinstance(step, Resize)], steps[first:]

@@ -52,7 +52,10 @@ class Resize:
 
     def apply(self, image: np.ndarray) -> np.ndarray:
         """(H, W, 3) -> (H', W', 3), same dtype."""
-        wanted = self.size_for(Size(*image.shape[:2]))
+        return self.apply_to(image, self.size_for(Size(*image.shape[:2])))
+
+    def apply_to(self, image: np.ndarray, wanted: Size) -> np.ndarray:
+        """As `apply`, to a size that is known: that of a larger image, of which this one is a smaller copy."""
         if wanted.hw == image.shape[:2]:
             return image
         import cv2  # reading a model directory needs no OpenCV

@@ -52,11 +52,11 @@ def test_an_overlap_as_large_as_the_models_input_is_refused_when_that_is_known()
         SceneSettings(overlap_px=640).tiling(640)
 
 
-@pytest.mark.parametrize("name", ["max_pixels", "allow_truncated", "decode_timeout_s", "save_label_maps"])
+@pytest.mark.parametrize("name", ["max_pixels", "allow_truncated", "scaled_decode", "decode_timeout_s", "save_label_maps"])
 def test_what_is_said_of_whole_images_is_refused_for_scenes(name):
-    other = {"max_pixels": 10, "allow_truncated": True, "decode_timeout_s": 1.0, "save_label_maps": True}[name]
+    changed = {"max_pixels": 10, "allow_truncated": True, "scaled_decode": True, "decode_timeout_s": 1.0, "save_label_maps": True}
     with pytest.raises(ConfigError, match=name):
-        SegmentSettings(**GOOD, scenes=SceneSettings(), **{name: other})
+        SegmentSettings(**GOOD, scenes=SceneSettings(), **{name: changed[name]})
 
 
 def test_they_are_read_from_a_mapping_and_unknown_ones_are_refused():

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import MISSING, fields, replace
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rayseg.config.load import build, parse_overrides
+from rayseg.config.load import build, parse_overrides, read_yaml
 from rayseg.config.scenes import SceneSettings
 from rayseg.config.segment import SegmentSettings
 from rayseg.errors import ConfigError
@@ -27,6 +28,7 @@ OTHER = {
     "device": "cpu",
     "max_pixels": 10,
     "allow_truncated": True,
+    "scaled_decode": True,
     "max_failures": "5%",
     "save_label_maps": True,
     "predictors": "2",
@@ -46,6 +48,7 @@ DECIDE_THE_ROWS = {
     "threshold",
     "max_pixels",
     "allow_truncated",
+    "scaled_decode",
     "save_label_maps",
     "manifest_column",
     "precision",
@@ -92,6 +95,13 @@ def test_only_source_out_and_model_must_be_given():
     required = [f.name for f in fields(SegmentSettings) if f.default is MISSING and f.default_factory is MISSING]
     assert required == ["source", "out", "model"]
     assert GOOD.predictor_range() is None and GOOD.failure_limit(100) is None
+
+
+def test_the_file_of_settings_has_all_of_them_with_their_defaults():
+    found = read_yaml(Path(__file__).resolve().parents[2] / "configs" / "segment.yaml")
+    given = {"source": GOOD.source, "out": GOOD.out, "model": GOOD.model}
+    assert found.keys() == OTHER.keys() - given.keys()
+    assert build(SegmentSettings, {**found, **given}) == GOOD
 
 
 @pytest.mark.parametrize(

@@ -163,3 +163,16 @@ def test_lab_comes_out_in_the_colours_of_the_same_picture_in_jpeg(odd):
 def test_the_animated_png_shows_its_default_image_which_is_red(odd):
     """OpenCV 5 returns black for it, a frame of the animation."""
     assert (decode((odd / "pil_mode_16bit.png").read_bytes()) == (255, 0, 0)).all()
+
+
+def test_jpegs_of_all_kinds_come_reduced_as_opencv_reduces_them(odd):
+    seen = 0
+    for name, expected in EXPECTED.items():
+        data = (odd / name).read_bytes()
+        if not isinstance(expected[0], int) or read_header(data).format != "JPEG":
+            continue
+        for factor, flag in ((2, cv2.IMREAD_REDUCED_COLOR_2), (8, cv2.IMREAD_REDUCED_COLOR_8)):
+            wanted = cv2.imdecode(np.frombuffer(data, np.uint8), flag)[..., ::-1]
+            np.testing.assert_array_equal(decode(data, reduce=factor), wanted, err_msg=name)
+            seen += 1
+    assert seen > 20
