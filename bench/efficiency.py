@@ -27,6 +27,8 @@ from _cpu import TreeCpu, watched_cpu
 
 from rayseg.config.segment import SegmentSettings
 
+_FIRST = 4
+
 
 def stage_seconds(model: str, paths: list[Path]) -> dict[str, float]:
     """CPU-seconds of each stage over some images, in this process."""
@@ -40,9 +42,10 @@ def stage_seconds(model: str, paths: list[Path]) -> dict[str, float]:
 
     spec = load_model_dir(model)
     predictor = Predictor(spec, device="cpu", threads=1)
-    predictor.run([prepare(spec, decode(paths[0].read_bytes()))], batch_size=1)
     seconds = {"decode": 0.0, "predict": 0.0, "encode": 0.0}
-    for path in paths:
+    for n, path in enumerate([*paths[:_FIRST], *paths]):
+        if n == _FIRST:  # until here modules were loaded
+            seconds = dict.fromkeys(seconds, 0.0)
         start = time.process_time()
         prepared = prepare(spec, decode(path.read_bytes()))
         decoded = time.process_time()
@@ -76,10 +79,14 @@ def job_seconds(settings: SegmentSettings) -> tuple[float, dict[str, Any]]:
     return result.seconds, json.loads(next(Path(settings.out, "runs").iterdir()).read_text())
 
 
-def measured(model: str, folder: Path, args: argparse.Namespace, cpu: TreeCpu) -> dict[str, Any]:
-    """One model: its stages in this process, then the jobs."""
+def alone(model: str, folder: Path, args: argparse.Namespace) -> dict[str, float]:
+    """CPU-seconds of an image by stage; before Ray and its threads are in this process."""
     sample = sorted((folder / "all").iterdir())[: args.sample]
-    per_image = {stage: took / len(sample) for stage, took in stage_seconds(model, sample).items()}
+    return {stage: took / len(sample) for stage, took in stage_seconds(model, sample).items()}
+
+
+def measured(model: str, per_image: dict[str, float], folder: Path, args: argparse.Namespace, cpu: TreeCpu) -> dict[str, Any]:
+    """One model: the jobs, against its stages alone."""
     ideal = sum(per_image.values()) / args.cores
     rest = args.images - args.warm
     runs = []
@@ -143,8 +150,9 @@ def main() -> None:
         for part, n in (("warm", args.warm), ("all", args.images)):
             (folder / part).mkdir()
             archive(Path(args.source), folder / part, n)
+        stages = {model: alone(model, folder, args) for model in models}
         with watched_cpu() as cpu, connected(num_cpus=args.cores):
-            found = [measured(model, folder, args, cpu) for model in models]
+            found = [measured(model, stages[model], folder, args, cpu) for model in models]
     print(json.dumps({"models": found}, indent=2))
     if args.out:
         Path(args.out).write_text(json.dumps({"models": found}, indent=2))
