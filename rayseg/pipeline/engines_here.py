@@ -61,7 +61,7 @@ def open_chosen(
                 check=not trusted,
                 least_score=least,
             )
-            return Predictor(spec, engine, str(device), threads)
+            return Predictor(spec, engine, str(device), threads, least_score=least)
         except BackendError as error:
             if found.precision != PRECISIONS[0]:
                 raise

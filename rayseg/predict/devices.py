@@ -105,4 +105,4 @@ def open_predictor(
     if precision != PRECISIONS[0]:
         raise BackendError(f"device {device} computes in {PRECISIONS[0]} only here, not in {precision}; leave precision out")
     paddles_name = f"gpu:{device.index}" if device.kind == "dcu" else str(device)
-    return Predictor(spec, eager(spec, device=paddles_name))
+    return Predictor(spec, eager(spec, device=paddles_name), least_score=least_score)

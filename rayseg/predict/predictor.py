@@ -37,8 +37,7 @@ class Predictor:
         device: cpu or gpu:N.
         threads: of a CPU engine.
         precision: of an engine that is loaded here: fp32, bf16 or fp16.
-        least_score: of an engine that is loaded here: only objects that exceed it are asked for. `run` with a lower `min_score`
-            may lack objects.
+        least_score: nobody will ask for objects that do not exceed it, so an engine that is loaded here may be spared them.
 
     Raises:
         BackendError: no engine on this machine runs the model with right numbers.
@@ -55,6 +54,7 @@ class Predictor:
         least_score: float = 0.0,
     ) -> None:
         self.spec = spec
+        self._least_score = least_score
         if isinstance(backend, str):
             backend = open_backend(spec, backend, device=device, threads=threads, precision=precision, least_score=least_score)
         self._backend = backend
@@ -84,13 +84,15 @@ class Predictor:
         Args:
             batch_size: most images given to the network at once; None lets the engine's speed and memory decide. Programs
                 that take one image, and engines that gain nothing from more, get them one by one.
-            min_score: objects that do not exceed it are dropped here, which makes Raws smaller.
+            min_score: objects that do not exceed it, or the predictor's `least_score`, are dropped here, which makes Raws
+                smaller.
 
         Returns:
             One Raw for each image, in order.
         """
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        min_score = max(min_score, self._least_score)
         if self.together:
             return self._run_together(images, batch_size or batches.MOST, min_score)
         found: dict[int, Raw] = {}

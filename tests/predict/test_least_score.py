@@ -13,7 +13,7 @@ from rayseg.predict.backends.choose import open_backend
 from rayseg.predict.backends.paddle_inference import plain_cpu
 from rayseg.predict.convert.changed import paddle_program
 from rayseg.predict.convert.least_score import drops_early, onnx_program, raise_in_paddle
-from rayseg.predict.execute import execute
+from rayseg.predict.execute import execute, feed
 from rayseg.predict.families import finish
 from rayseg.predict.model_dir import PROGRAM_FILES, load_model_dir
 from rayseg.predict.predictor import Predictor
@@ -74,20 +74,27 @@ def test_an_image_with_nothing_above_has_no_objects(model_dirs, pictures, flavou
         assert len(raw.arrays["bbox"]) == len(finish(spec, raw, threshold=0.0)) == 0
 
 
-def test_a_predictor_is_compared_with_all_its_objects_and_then_spared_them(model_dirs, pictures):
+def test_an_engine_is_compared_with_all_its_objects_and_then_spared_them(model_dirs, pictures):
     spec = load_model_dir(model_dirs["instance", "lean"])
     image = prepare(spec, pictures[0])
-    least = middle_score(spec, image)
+    inputs, least = feed(spec, [image]), middle_score(spec, image)
+    rows = {
+        (name, score): len(open_backend(spec, name, device="cpu", threads=1, least_score=score).run(inputs)[0])
+        for name in ("auto", "paddle-onednn", "paddle")
+        for score in (0, least)
+    }
     for name in ("auto", "paddle-onednn"):
-        predictor = Predictor(spec, name, threads=1, least_score=least)
-        assert predictor.backend_name == "paddle-onednn"
-        assert (
-            0
-            < len(predictor.run([image])[0].arrays["bbox"])
-            < len(Predictor(spec, name, threads=1).run([image])[0].arrays["bbox"])
-        )
-    plain = Predictor(spec, "paddle", threads=1, least_score=least)
-    assert len(plain.run([image])[0].arrays["bbox"]) == len(Predictor(spec, "paddle", threads=1).run([image])[0].arrays["bbox"])
+        assert 0 < rows[name, least] < rows[name, 0]
+    assert rows["paddle", least] == rows["paddle", 0]
+
+
+def test_a_predictor_that_was_spared_objects_says_so(model_dirs, pictures):
+    spec = load_model_dir(model_dirs["instance", "lean"])
+    for engine in ("paddle", "paddle-onednn"):
+        (raw,) = Predictor(spec, engine, threads=1, least_score=0.7).run([prepare(spec, pictures[0])])
+        assert raw.min_score == 0.7 and (raw.arrays["bbox"][:, 1] > 0.7).all()
+        with pytest.raises(ValueError, match="threshold 0.5 is below 0.7"):
+            finish(spec, raw, threshold=0.5)
 
 
 def test_a_program_with_a_higher_threshold_of_its_own_keeps_it(model_dirs):
