@@ -77,6 +77,18 @@ def model_dirs(tmp_path_factory, instance_network, semantic_network) -> dict[tup
 
 
 @pytest.fixture(scope="session")
+def conversions(tmp_path_factory) -> Path:
+    """Where `own_cache` has programs kept."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def own_cache(conversions, monkeypatch) -> None:
+    """Programs are converted once for all tests that ask for this, and nothing is written at home."""
+    monkeypatch.setenv("RAYSEG_CACHE", str(conversions))
+
+
+@pytest.fixture(scope="session")
 def pictures() -> list[np.ndarray]:
     """Smooth colourful images of mixed sizes; two of them share one."""
     random = np.random.default_rng(5)

@@ -19,18 +19,8 @@ from rayseg.predict.model_dir import PROGRAM_FILES, load_model_dir
 from rayseg.predict.predictor import Predictor
 from rayseg.predict.prepare import prepare
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 ENGINES = ("paddle-onednn", "onnxruntime", "openvino")
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def own_cache(cache, monkeypatch):
-    """Programs are converted once for this module, and nothing is written at home."""
-    monkeypatch.setenv("RAYSEG_CACHE", str(cache))
 
 
 def middle_score(spec, image):

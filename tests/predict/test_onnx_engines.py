@@ -18,18 +18,8 @@ from rayseg.predict.families import finish
 from rayseg.predict.model_dir import load_model_dir
 from rayseg.predict.predictor import Predictor
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 ENGINES = ("onnxruntime", "openvino")
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def own_cache(cache, monkeypatch):
-    """Programs are converted once for this module, and nothing is written at home."""
-    monkeypatch.setenv("RAYSEG_CACHE", str(cache))
 
 
 def opened(spec, engine, **options):
