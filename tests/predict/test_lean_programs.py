@@ -112,3 +112,6 @@ def test_a_program_written_in_another_way_is_left_alone(directories):
     flat = [operator for operator in main_block(opaque) if kind(operator) == "flatten"][-1]
     flat["#"] = "1.tanh"
     assert without_masks(opaque) is None
+    torn = document(directories["ppyoloe_seg"])
+    del main_block(torn)[len(main_block(torn)) // 2]
+    assert without_masks(torn) is None

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rayseg.errors import ModelError
 from rayseg.predict.convert.graph import Graph, fetch_operator, kind, with_main_block
 from rayseg.predict.spec import ModelSpec
 
@@ -37,7 +38,10 @@ def without_masks(document: dict[str, Any]) -> dict[str, Any] | None:
         The document of the lean program, which takes the same file of parameters; None where the masks are not made of
         prototypes in a way we know.
     """
-    graph = Graph(document)
+    try:
+        graph = Graph(document)
+    except ModelError:
+        return None  # written in a way we do not read; an engine may
     if len(graph.results) != 3:
         return None
     bbox, count, mask = graph.results
@@ -49,7 +53,7 @@ def without_masks(document: dict[str, Any]) -> dict[str, Any] | None:
     if prototypes is None:
         return None
     _, many, height, width = _shape(graph, prototypes)
-    if _shape(graph, weights)[-1] != many or _shape(graph, flat)[-1] != height * width:
+    if _shape(graph, weights)[-1:] != [many] or _shape(graph, flat)[-1:] != [height * width]:
         return None
     given = (bbox, count, weights, prototypes)
     kept = set().union(*(_behind(graph, value) for value in given))
@@ -79,7 +83,7 @@ def _before_flattening(graph: Graph, value: int) -> int | None:
     """The (N, P, h, w) that a (P, h * w) was made of."""
     while len(_shape(graph, value)) != 4:
         i = graph.maker[value]
-        if kind(graph.operators[i]) not in _SAME_NUMBERS:
+        if kind(graph.operators[i]) not in _SAME_NUMBERS or not graph.uses[i]:
             return None
         value = graph.uses[i][0]
     return value
